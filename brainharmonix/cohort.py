@@ -49,6 +49,7 @@ def deal(strata,            # [n] stratum of each subject
 def _subjects(m, by, stratify):
     "Index of the first row and stratum of each subject, and the subject of each row"
     m = manifest(m, (by, *stratify))
+    if (many := m.groupby('subject')[by].nunique()).max() > 1: refuse('manifest', f'subject {many.idxmax()} has rows in {many.max()} {by}s', f'split by subject, or keep one {by} of each subject')
     who, first = np.unique(m[by].astype(str), return_index=True)
     strata = m.iloc[first][list(stratify)].astype(str).agg('|'.join, axis=1).to_numpy() if stratify else np.zeros(len(first), int)
     return np.searchsorted(who, m[by].astype(str)), strata

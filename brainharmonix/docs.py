@@ -161,7 +161,8 @@ def readme_parts()->tuple[str,dict]:  # text, {path: bytes} of the images it sho
 def readme()->Path:
     "Write README.md"
     text, images = readme_parts()
-    for f,data in images.items(): (root()/f).write_bytes(data)
+    for f,data in images.items():
+        (root()/f).parent.mkdir(parents=True, exist_ok=True); (root()/f).write_bytes(data)
     (root()/'README.md').write_text(text)
     return root()/'README.md'
 
@@ -179,7 +180,7 @@ def api_md(cell,        # a cell `show_doc(name)`
     except (TypeError, OSError): line = 1
     sig = sig.replace('*Call self as a function.*', '')
     if isinstance(obj, type) and '(\n    *args, **kwargs\n)' in sig: sig = re.sub(r'```python.*?```', '', sig, count=1, flags=re.S)
-    return f'::: api\n[source](src/{module}.html#L-{line}){{.source}}\n\n### `{name}` {{#{name.lower()}}}\n\n{sig.strip()}\n:::'
+    return f'::: api\n### `{name}` {{#{name.lower()}}}\n\n[source](src/{module}.html#L-{line}){{.source}}\n\n{sig.strip()}\n:::'
 
 # %% ../nbs/95_docs.ipynb #95-024
 _SITE = [nbp.populate_language, nbp.add_show_docs, *_CLEAN, nbp.clean_magics, nbp.add_links]
@@ -268,8 +269,11 @@ def to_html(md,      # pandoc Markdown
         return _CODE.sub(coloured, pypandoc.convert_text(_OPEN.sub(r'\1\2 code-\3', md), 'html5', format='commonmark_x', extra_args=args))
 
 # %% ../nbs/95_docs.ipynb #95-033
-_LINK = re.compile(r'(?P<attr>href|src)="(?P<to>[^"]+)"')
-def _ids(text): return set(re.findall(r'\bid="([^"]+)"', text))
+_TAG = re.compile(r'<[a-z][^<>]*>')  # in the text of a page, < is written &lt;
+_LINK = re.compile(r'\b(href|src)="([^"]+)"')
+def _attributes(text, name): return {html.unescape(a) for t in _TAG.findall(text) for a in re.findall(rf'\b{name}="([^"]+)"', t)}
+def _ids(text): return _attributes(text, 'id')
+def _relink(text, to): return _TAG.sub(lambda t: _LINK.sub(lambda m: f'{m[1]}="{html.escape(to(html.unescape(m[2])))}"', t[0]), text)
 
 def local(to:str,      # address as written in a chapter
           pages:dict,  # page -> its ids
@@ -293,7 +297,7 @@ def broken(out:Path)->list:  # (page, address)
     pages = {p.relative_to(out).as_posix():p.read_text() for p in out.rglob('*.html')}
     ids, bad = {k:_ids(v) for k,v in pages.items()}, []
     for k,text in pages.items():
-        for to in (m['to'] for m in _LINK.finditer(text)):
+        for to in sorted(_attributes(text, '(?:href|src)')):
             path, _, frag = to.partition('#')
             if re.match(r'[a-z]+:|//', to): continue
             f = (out/k).parent/path if path else out/k
@@ -318,10 +322,10 @@ def _footer(nbs, i):
     return (link(nbs[i-1], 'prev') if i else '<span></span>') + (link(nbs[i+1], 'next') if i+1<len(nbs) else '')
 
 def site(out='_docs',  # folder of the site; replaced
-         only=(),      # names of chapters; all if empty
+         only=(),      # names of chapters beside the index; all if empty
         )->Path:
     "Build the site; returns its first page"
-    nbs, out = [p for p in chapters() if not only or p.stem in only], Path(out).resolve()
+    nbs, out = [p for p in chapters() if not only or p.stem in ('index', *only)], Path(out).resolve()
     with contextlib.chdir(root()), atomic(out) as tmp:
         for d in ('src', 'img'): (tmp/d).mkdir(parents=True)
         (tmp/'styles.css').write_text((root()/'nbs'/'styles.css').read_text()+HtmlFormatter().get_style_defs('.highlight'))
@@ -336,7 +340,7 @@ def site(out='_docs',  # folder of the site; replaced
         _source_pages(tmp, titles)
         pages = {p.relative_to(tmp).as_posix():_ids(p.read_text()) for p in tmp.rglob('*.html')}
         for f in tmp.glob('*.html'):
-            f.write_text(_LINK.sub(lambda m: f'{m["attr"]}="{html.escape(local(html.unescape(m["to"]), pages, tmp))}"', f.read_text()))
+            f.write_text(_relink(f.read_text(), partial(local, pages=pages, out=tmp)))
     return out/page(nbs[0])
 
 # %% ../nbs/95_docs.ipynb #95-037

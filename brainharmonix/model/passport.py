@@ -165,7 +165,7 @@ def embed(self:BrainHarmonix,
             x = bold_norm(x[:,seen], self.passport.bold_norm) if missing is None else _spread(bold_norm(x[:,seen], self.passport.bold_norm), seen)
             win = windows(x.shape[1], bold.tr, tau=c.tau, k0=c.k0, missing=missing)
             z = canonical(torch.from_numpy(np.ascontiguousarray(x)), win)[None].to(dev)
-            f = self.function(z, torch.as_tensor(np.asarray(win.mask), dtype=torch.bool)[None].to(dev))
+            f = self.function(z, torch.tensor(win.mask)[None].to(dev))
         if t1 is not None:
             self.check_t1(t1)
             s = self.structure(torch.from_numpy(np.ascontiguousarray(t1.x, dtype=np.float32))[None,None].to(dev))
