@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAIN', 'SHOWN', 'FC_ROW', 'fc_features', 'project', 'fit', 'out_of_fold', 'auc', 'label_scores', 'score_scores',
-           'probe', 'compare', 'verdict']
+           'interval', 'probe', 'compare', 'verdict']
 
 # %% ../../nbs/70_bench.probe.ipynb #70-003
 import warnings
@@ -100,6 +100,13 @@ def _bootstraps(groups, boots, seed):  # [1+boots,N]; the first row is the sampl
     W = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1/len(who)), boots)
     return np.concatenate([np.ones((1, len(at))), W[:,at]])
 
+def interval(draws,      # [1+boots] the estimate, then its bootstraps
+             folds:int,
+            )->tuple:    # low, high
+    "95 % bootstrap interval, widened about the estimate for what training on other subjects would change"
+    wide = np.sqrt(1 + folds/(folds-1))  # Nadeau & Bengio 2003: variance 1/J + n_test/n_train instead of 1/J
+    return tuple(float(draws[0] + wide*(q-draws[0])) for q in np.nanpercentile(draws[1:], [2.5, 97.5]))
+
 def _check(X, y, groups, kind, folds):
     X, y, groups = np.asarray(X), np.asarray(y), np.asarray(groups).astype(str)
     if kind not in ('label', 'score'): refuse('probe', f'does not know kind {kind!r}', "use 'label' or 'score'")
@@ -131,8 +138,8 @@ def probe(features,            # [N,F]
             i = fold == k
             rows.append(dict(repeat=rep, fold=k, rows=int(i.sum())) | {m:float(v[0]) for m,v in score(out[i], target[i], fold[i], np.ones((1, i.sum()))).items()})
     draws = {m:np.mean([d[m] for d in draws], 0) for m in draws[0]}
-    return dict(kind=kind, n=len(y), subjects=len(set(groups)), folds=pd.DataFrame(rows), draws=draws, scores={m:float(v[0]) for m,v in draws.items()},
-                ci={m:tuple(map(float, np.nanpercentile(v[1:], [2.5, 97.5]))) for m,v in draws.items()})
+    return dict(kind=kind, k=folds, n=len(y), subjects=len(set(groups)), folds=pd.DataFrame(rows), draws=draws, scores={m:float(v[0]) for m,v in draws.items()},
+                ci={m:interval(v, folds) for m,v in draws.items()})
 
 # %% ../../nbs/70_bench.probe.ipynb #70-023
 MAIN = dict(label='balanced_accuracy', score='r2')
@@ -160,7 +167,7 @@ def compare(sets:dict,           # name -> features [N,F]; the one whose name be
         rows.append(dict(features=k) | {m:p['scores'][m] for m in shown} | dict(zip(('low', 'high'), p['ci'][main])))
         if base and k != fc:
             diff = p['draws'][main]-done[fc]['draws'][main]
-            rows[-1] |= dict(gain=diff[0]) | dict(zip(('gain_low', 'gain_high'), np.nanpercentile(diff[1:], [2.5, 97.5])))
+            rows[-1] |= dict(gain=diff[0]) | dict(zip(('gain_low', 'gain_high'), interval(diff, p['k'])))
     rows += [dict(features=f'Bayes optimum, {k}') | {m:b[m] for m in shown if m in b} for k,b in (bayes or {}).items()]
     t = pd.DataFrame(rows, columns=['features', *shown, 'low', 'high', 'gain', 'gain_low', 'gain_high'])
     t.attrs = dict(kind=kind, data=data or ('simulated' if bayes else 'real'), subjects=len(set(np.asarray(groups).astype(str))), sets=[k for k in done if k != fc])

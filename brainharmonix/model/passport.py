@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from ..core import Config, atomic, provenance, refuse
+from ..core import BadInput, Config, atomic, provenance, refuse
 from .tape import canonical, windows
 from .structure import StructureConfig, StructureEncoder
 from .function import FunctionConfig, FunctionEncoder
@@ -163,7 +163,8 @@ def embed(self:BrainHarmonix,
             missing = getattr(bold, 'missing', None)
             seen = slice(None) if missing is None else ~np.asarray(missing, bool)
             x = bold_norm(x[:,seen], self.passport.bold_norm) if missing is None else _spread(bold_norm(x[:,seen], self.passport.bold_norm), seen)
-            win = windows(x.shape[1], bold.tr, tau=c.tau, k0=c.k0, missing=missing)
+            try: win = windows(x.shape[1], bold.tr, tau=c.tau, k0=c.k0, missing=missing)
+            except BadInput as e: raise BadInput(f'{bold.source}: {str(e).removeprefix("scan: ")}') from None
             z = canonical(torch.from_numpy(np.ascontiguousarray(x)), win)[None].to(dev)
             f = self.function(z, torch.tensor(win.mask)[None].to(dev))
         if t1 is not None:

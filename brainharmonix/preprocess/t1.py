@@ -154,7 +154,8 @@ def _checked(path, im, x):  # [X,Y,Z] of a T1 that can be placed in space
 def _on_full(x, affine)->np.ndarray:  # [182,218,182]: cubic interpolation, smoothed first where voxels are finer than 1 mm
     im, mm = nib.Nifti1Image(x, affine), voxel_sizes(affine)
     if (mm < .95).any(): im = smooth_img(im, [float(np.sqrt(max(1-s*s, 1e-6))) for s in mm])
-    y = resample_img(im, _full_affine(), FULL, interpolation='continuous', copy_header=True, force_resample=True).get_fdata(dtype=np.float32)
+    step = np.linalg.inv(affine) @ _full_affine(); whole = np.allclose(step, step.round(), atol=1e-4)  # a move by whole voxels needs no interpolation
+    y = resample_img(im, _full_affine(), FULL, interpolation='nearest' if whole else 'continuous', copy_header=True, force_resample=True).get_fdata(dtype=np.float32)
     return np.clip(y, x.min(), x.max())  # cubic splines overshoot
 
 # %% ../../nbs/10_preprocess.t1.ipynb #10-026
