@@ -29,6 +29,7 @@ def _embed_options(e):
     a = e.add_argument
     a('--bold', metavar='F', help='BOLD: table of parcels by frames (.npy .csv .tsv), surface pair (.mgz .func.gii), volume or CIFTI ptseries')
     a('--tr', type=float, metavar='S', help='repetition time in seconds; read from the header or sidecar where it is left out')
+    a('--trust-tr', action='store_true', help='let --tr stand against a header or sidecar that says otherwise')
     a('--t1', metavar='F', help='T1: NIfTI in MNI space')
     a('--out', required=True, metavar='DIR', help='folder for tokens.safetensors, passport.json and report.html')
     a('--checkpoint', metavar='C', help="folder or Hugging Face repository; default: the demo's, else random weights, which the report says")
@@ -53,7 +54,7 @@ def embed(args)->dict:
     if not model.passport.cohorts: print(f'note: {model.passport.note}', file=sys.stderr)
     bold = t1 = None
     if args.bold:
-        bold = read_bold(args.bold, tr=args.tr, atlas=args.atlas, labels=args.labels, confounds=args.confounds, clean=not args.no_clean, order=args.order, parcels=model.config.function.regions)
+        bold = read_bold(args.bold, tr=args.tr, atlas=args.atlas, labels=args.labels, confounds=args.confounds, clean=not args.no_clean, order=args.order, trust_tr=args.trust_tr, parcels=model.config.function.regions)
         if args.reorder: bold = reordered(bold, model.passport)
     if args.t1: t1 = read_t1(args.t1, spacing=model.config.structure.spacing, norm=model.passport.t1_norm)
     return embed_session(args.out, model, bold, t1, dtype=torch.bfloat16 if args.bf16 else None)

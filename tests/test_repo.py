@@ -131,7 +131,7 @@ def test_every_option_has_a_help_line():
 def test_help_lists_the_commands():
     if not (LIB/'app.py').exists(): pytest.skip('the command line has no chapter yet')
     from brainharmonix.app import parser
-    said = subprocess.run([sys.executable, '-m', 'brainharmonix.app', '--help'], capture_output=True, text=True, timeout=120)
+    said = subprocess.run([sys.executable, '-c', 'from brainharmonix.app import main; main(["--help"])'], capture_output=True, text=True, timeout=120)
     commands = {c.split()[1] for c,o,_ in options(parser()) if o is None}
     assert said.returncode==0 and commands and all(c in said.stdout for c in commands), said.stdout+said.stderr
 

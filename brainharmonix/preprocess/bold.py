@@ -59,6 +59,7 @@ def _stem(path): return re.sub(r'(\.(ptseries|dtseries|func|shape|csv|tsv|1D|nii
 def find_tr(path,         # a run
             tr=None,      # given by the caller, s
             header=None,  # what the header says, s
+            trust:bool=False, # the given TR stands against any header
            ):             # s, notes
     "TR in seconds and what contradicts it"
     said, side = [], Path(path).with_name(_stem(path)+'.json')
@@ -68,6 +69,9 @@ def find_tr(path,         # a run
     if header is not None: said.append((header, path))
     if tr is None and not said: refuse(path, 'has no TR', 'give tr in seconds, or a JSON sidecar with RepetitionTime')
     t = seconds(tr, path) if tr is not None else seconds(*said.pop(0))
+    for h,w in said:
+        if tr is not None and not trust and h not in (0, 1) and abs(h-t) > .05*t:
+            refuse(w, f'says TR {h:g} s, given is {t:g} s', 'give the right one, or say trust_tr (--trust-tr) if the file is wrong')
     return t, [f'{Path(w).name} says TR {s:g} s, used is {t:g} s' for s,w in said if abs(s-t) > .002*t]
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-011
@@ -372,6 +376,7 @@ def read_bold(path,               # a run; of a surface pair the left file, 'L,R
               missing=None,       # [T] bool censored frames
               band=None,          # (low, high) Hz
               columns=None,       # confounds to use
+              trust_tr:bool=False,# the given TR stands against the header
              )->Bold:
     "One run as parcels by frames"
     if tr is not None: seconds(tr, path)
@@ -380,7 +385,7 @@ def read_bold(path,               # a run; of a surface pair the left file, 'L,R
     names = found if names is None else names
     check_series(first, x, parcels, found)
     names, order = check_names(first, len(x), names, order or (own[0] if own else None), expect_order)
-    tr, more = find_tr(first, tr, header); notes = notes+more
+    tr, more = find_tr(first, tr, header, trust_tr); notes = notes+more
     T = x.shape[1]; missing = np.zeros(T, bool) if missing is None else np.asarray(missing, bool)
     if len(missing) != T: refuse(first, f'has {T} frames and the list of missing ones {len(missing)}', 'give one entry per frame')
     return _finish(first, x, tr, names, order, missing, confounds, clean, band, columns, notes)
