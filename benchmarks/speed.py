@@ -117,6 +117,6 @@ def main():
     if a.out: open(a.out, 'w').write(json.dumps(result, indent=1))
 
 def _autocast(f):
-    with torch.autocast('cpu', torch.bfloat16): return f()
+    with torch.autocast('cpu', torch.bfloat16, cache_enabled=False): return f()
 
 if __name__ == '__main__': main()

@@ -19,7 +19,7 @@ def parser()->argparse.ArgumentParser:
     _embed_options(sub.add_parser('embed', help='hub tokens and a report of one session', description='Hub tokens and a report of one session; either of --bold and --t1 may be left out.'))
     d = sub.add_parser('demo', help='simulate, pretrain, embed a real run, probe, report', description='The whole path on what the dependencies ship. Stopped, it resumes.')
     d.add_argument('--out', default='reports/runs/demo', metavar='DIR', help='folder for everything (default: %(default)s)')
-    d.add_argument('--subjects', type=int, metavar='N', help='simulated subjects (default: 240)')
+    d.add_argument('--subjects', type=int, metavar='N', help='simulated subjects (default: 180)')
     d.add_argument('--steps', type=int, metavar='N', help='training steps of each stage (default: as in chapter 77)')
     i = sub.add_parser('info', help='show the passport of a checkpoint', description='Show the passport of a checkpoint and check its weights.')
     i.add_argument('checkpoint', help='folder written by save_pretrained, or a Hugging Face repository')
@@ -66,7 +66,7 @@ def demo(args)->dict:
     cfg = DemoConfig()
     if args.subjects: cfg = replace(cfg, sim=replace(cfg.sim, subjects=args.subjects), pretrain=args.subjects//3)
     if args.steps: cfg = replace(cfg, **{k:replace(getattr(cfg, k), steps=args.steps) for k in ('structure','function','harmonizer')})
-    return demo(args.out, cfg)
+    return demo(args.out, cfg, say=lambda s: print(s, file=sys.stderr, flush=True))
 
 def info(args)->dict:
     "`brainharmonix info`"

@@ -29,11 +29,11 @@ from .embed import demo_checkpoint, embed_session, new_model
 @dataclass(frozen=True)
 class DemoConfig(Config):
     "Everything the demo decides"
-    sim:SimConfig = SimConfig(subjects=240, minutes=(6.,6.,6.,6.))
-    pretrain:int = 80            # subjects whose scans pretraining sees; the probe sees only the others
+    sim:SimConfig = SimConfig(subjects=180, minutes=(6.,6.,6.,6.))
+    pretrain:int = 60            # subjects whose scans pretraining sees; the probe sees only the others
     structure:TrainConfig = TrainConfig(steps=300, batch=4, lr=2e-3)
-    function:TrainConfig = TrainConfig(steps=240, batch=4, lr=1e-3)
-    harmonizer:TrainConfig = TrainConfig(steps=200, batch=4, lr=1e-3)
+    function:TrainConfig = TrainConfig(steps=300, batch=4, lr=1e-3)
+    harmonizer:TrainConfig = TrainConfig(steps=150, batch=4, lr=1e-3)
     momentum:tuple = (.98, 1.)   # few steps: the target must follow faster than in the paper (.996)
     crop:int = 4                 # windows per scan and step
     model:ModelConfig = ModelConfig.smoke()
@@ -86,16 +86,21 @@ def probe_cohort(cfg:DemoConfig, model:BrainHarmonix, sim:Simulated, which)->tup
 def demo(out,               # folder for everything
          cfg:DemoConfig=DemoConfig(),
          install:bool=True, # leave the checkpoint where `brainharmonix embed` finds it
+         say=lambda s: None,# told of each stage as it begins
         )->dict:            # paths
     "Simulate, pretrain, embed a real session, probe, report; resumes where it was stopped"
     out, t0 = Path(out), time.time()
+    say(f'1/4 simulating {cfg.sim.subjects} people')
     sim = simulate(cfg.sim, out/'cohort')
     sim.precompute(jobs=2)
+    say(f'2/4 pretraining the three parts on {cfg.pretrain} of them')
     model, losses = train(cfg, prepare(sim, range(cfg.pretrain)), out)
     model.save_pretrained(out/'checkpoint')
     if install: model.save_pretrained(demo_checkpoint())
+    say(f'3/4 asking the hub tokens of the other {len(sim)-cfg.pretrain} what they know')
     table, sentence = probe_cohort(cfg, model, sim, range(cfg.pretrain, len(sim)))
     table.to_csv(out/'probe-simulated.csv', index=False)
+    say('4/4 embedding a real session and writing the report')
     bold, t1 = embedded_run(), read_t1(mni152(), spacing=cfg.model.structure.spacing, norm=model.passport.t1_norm)
     notes = f'Pretraining saw {cfg.pretrain} simulated subjects, the probe {len(sim)-cfg.pretrain} others; the whole demo took {(time.time()-t0)/60:.1f} minutes.'
     paths = embed_session(out, model, bold, t1, variants=True, title='One real session, and what a model trained on simulated people makes of it',

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from .core import cache_dir, digest, provenance, refuse
+from .preprocess.t1 import brain_mask
 from .geometry.gradients import gradient_table
 from .geometry.harmonics import Table, harmonic_table, schaefer
 from .model.passport import BrainHarmonix, Embedding, ModelConfig, Passport
@@ -91,7 +92,7 @@ def embed_session(out,               # folder for the three files
         (tmp/'passport.json').write_text(json.dumps(dict(checkpoint=card, config=model.config.as_dict(), input=scan, notes=notes, software=made, tokens=digest(e.hub)), indent=1))
         names = {'hub':'both' if len(hubs) > 1 or len(scan) == 2 else 'BOLD only' if bold is not None else 'T1 only', 'hub_bold':'BOLD only', 'hub_t1':'T1 only'}
         report(tmp/'report.html', title=title, scan=scan, bold=getattr(bold, 'x', None), tr=getattr(bold, 'tr', None), missing=getattr(bold, 'missing', None), names=model.passport.names,
-               t1=getattr(t1, 'x', None), tokens={names[k]:v.float().numpy() for k,v in hubs.items()}, reads=reads_of(model, e), provenance=made, passport=short, notes=notes, **extra)
+               t1=getattr(t1, 'x', None), outline=None if t1 is None else brain_mask(model.config.structure.spacing), tokens={names[k]:v.float().numpy() for k,v in hubs.items()}, reads=reads_of(model, e), provenance=made, passport=short, notes=notes, **extra)
     return {k:Path(out)/f for k,f in (('tokens','tokens.safetensors'), ('passport','passport.json'), ('report','report.html'))}
 
 # %% ../nbs/76_embed.ipynb #76-017

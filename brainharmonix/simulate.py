@@ -19,7 +19,7 @@ from .core import Config, atomic, progress, refuse
 from .geometry.harmonics import conte69, harmonics, parcellate, schaefer
 from .preprocess.t1 import brain_mask, mni152, read_t1
 
-# %% ../nbs/22_simulate.ipynb #22-006
+# %% ../nbs/22_simulate.ipynb #22-007
 @dataclass(frozen=True)
 class SimConfig(Config):
     "A simulated cohort"
@@ -53,7 +53,7 @@ class SimConfig(Config):
     @classmethod
     def smoke(cls, **kw): return cls(**{'subjects':24, 'minutes':(5.,)*4} | kw)
 
-# %% ../nbs/22_simulate.ipynb #22-009
+# %% ../nbs/22_simulate.ipynb #22-010
 def bayes(cfg:SimConfig,
           reliability=(1., 1.),  # correlation of the estimates of s and f with s and f; 1 = known exactly
          )->dict:                # structure, function, both -> accuracy, balanced_accuracy, auc, r2, r
@@ -68,7 +68,7 @@ def bayes(cfg:SimConfig,
         return dict(accuracy=acc, balanced_accuracy=acc, auc=.5+2*math.asin(min(label, 1)/math.sqrt(2))/math.pi, r2=score**2, r=score)
     return dict(structure=best(c[0]**2), function=best(c[1]**2), both=best(float(c@np.linalg.solve(C, c))))
 
-# %% ../nbs/22_simulate.ipynb #22-012
+# %% ../nbs/22_simulate.ipynb #22-013
 def latents(n:int, cfg:SimConfig, rng)->dict:  # s, f, label, score, each [n]
     "Draw the latents of `n` subjects, and what is to be predicted"
     s, e = rng.standard_normal((2, n))
@@ -77,7 +77,7 @@ def latents(n:int, cfg:SimConfig, rng)->dict:  # s, f, label, score, each [n]
     label = (u + cfg.sigma*rng.standard_normal(n) > 0).astype(int)
     return dict(s=s, f=f, label=label, score=u + cfg.sigma_score*rng.standard_normal(n))
 
-# %% ../nbs/22_simulate.ipynb #22-015
+# %% ../nbs/22_simulate.ipynb #22-016
 @lru_cache(2)
 def cortex(n:int=200,  # harmonics per hemisphere, the constant one included
           )->dict:     # lam [2,n] mm^-2 · psi [2][parcels,n] · Q [n,n] · names, order of the parcels, left hemisphere first
@@ -90,7 +90,7 @@ def cortex(n:int=200,  # harmonics per hemisphere, the constant one included
     heard = [parcellate(p, lab, ids=np.flatnonzero([h == s.hemi for h in atlas.hemi])+1) for p,lab,s in zip(psi, atlas.labels, surfaces)]
     return dict(lam=np.stack([l[:n] for l in lam]), psi=heard, Q=u@v, names=atlas.names, order=atlas.order)
 
-# %% ../nbs/22_simulate.ipynb #22-018
+# %% ../nbs/22_simulate.ipynb #22-019
 def transfer(omega,    # [J] rad/s
              lam,      # [K] eigenvalues, mm^-2
              r,        # mm
@@ -122,7 +122,7 @@ def evaluate(omega, c, t)->np.ndarray:  # [R, len(t)]
     e = omega[:,None]*np.asarray(t)
     return 2*(c.real.T@np.cos(e) - c.imag.T@np.sin(e))
 
-# %% ../nbs/22_simulate.ipynb #22-023
+# %% ../nbs/22_simulate.ipynb #22-024
 LATTICE = 20, 24, 20  # 8 mm over the box of the T1 grid
 
 def smooth(shape,       # lattice of 8 mm
@@ -159,7 +159,7 @@ def warp(vol,      # [c,X,Y,Z]
     x = 2*x/(torch.tensor(n).view(3,1,1,1)-1) - 1
     return F.grid_sample(vol[None], x.flip(0).permute(1,2,3,0)[None], align_corners=True)[0]
 
-# %% ../nbs/22_simulate.ipynb #22-027
+# %% ../nbs/22_simulate.ipynb #22-028
 @lru_cache(16)
 def site_effects(site:int, modes:int)->dict:  # gain [R], bias [x,y,z] log units, contrast
     "What a scanner does to all its scans"
@@ -167,7 +167,7 @@ def site_effects(site:int, modes:int)->dict:  # gain [R], bias [x,y,z] log units
     g = np.concatenate([psi[:,1:9]@rng.standard_normal(8) for psi in cx['psi']])
     return dict(gain=np.exp(.3*(g-g.mean())/g.std()), bias=.1*smooth(LATTICE, rng, 40.), contrast=float(np.exp(.05*rng.standard_normal())))
 
-# %% ../nbs/22_simulate.ipynb #22-029
+# %% ../nbs/22_simulate.ipynb #22-030
 class Simulated:
     "A simulated cohort: `manifest`, `truth`, `bold(i)`, `t1(i)`; scans are made on demand"
     def __init__(self, cfg:SimConfig, folder=None):
@@ -196,7 +196,7 @@ def simulate(cfg:SimConfig=SimConfig(),
     "A cohort with known answers"
     return Simulated(cfg, folder)
 
-# %% ../nbs/22_simulate.ipynb #22-032
+# %% ../nbs/22_simulate.ipynb #22-033
 @patch
 def signal(self:Simulated, i:int):  # omega [J] rad/s, coefficients [J,R], generator that goes on
     "The noise-free series of session i, before any scanner's frames"
@@ -221,7 +221,7 @@ def bold(self:Simulated, i:int,
     x += self.cfg.noise[int(q.site)]*math.exp(self.cfg.spread*q.noise)*rms*rng.standard_normal(x.shape)
     return ((x-x.mean(1, keepdims=True))/x.std(1, keepdims=True)).astype(np.float32), tr
 
-# %% ../nbs/22_simulate.ipynb #22-039
+# %% ../nbs/22_simulate.ipynb #22-040
 @patch
 def t1(self:Simulated, i:int)->np.ndarray:  # float32 [X,Y,Z], z-scored in the brain, 0 outside; exact in float16
     "The simulated T1 of session i"
@@ -230,7 +230,7 @@ def t1(self:Simulated, i:int)->np.ndarray:  # float32 [X,Y,Z], z-scored in the b
     an, fx = anatomy(cfg.spacing, cfg.fields), site_effects(int(q.site), cfg.modes)
     rng = np.random.default_rng([cfg.seed, int(q.who), int(self.manifest.session[i]), 2])
     w = [cfg.mm*q.s] + [cfg.mm_nuisance*q[f'field{j}'] for j in range(cfg.fields)]
-    vol, mask = warp(an['vol'], torch.einsum('j,jcxyz->cxyz', torch.tensor(w, dtype=torch.float32), an['d']), cfg.spacing)
+    vol, mask = warp(an['vol'], sum(float(wj)*dj for wj,dj in zip(w, an['d'])), cfg.spacing)
     bias = _up(torch.tensor(fx['bias'] + .1*smooth(fx['bias'].shape, rng, 40.), dtype=torch.float32)[None], vol.shape)[0]
     vol = vol.clamp(0)**fx['contrast']*bias.exp()
     vol += .04*torch.from_numpy(rng.standard_normal(vol.shape, dtype=np.float32))
@@ -238,7 +238,7 @@ def t1(self:Simulated, i:int)->np.ndarray:  # float32 [X,Y,Z], z-scored in the b
     vol = torch.where(brain, (vol-vol[brain].mean())/vol[brain].std(), 0.)
     return vol.half().float().numpy()
 
-# %% ../nbs/22_simulate.ipynb #22-044
+# %% ../nbs/22_simulate.ipynb #22-045
 @patch
 def precompute(self:Simulated, jobs:int=1)->Path:  # the folder
     "Store every scan of the cohort under `folder`; what is there already is kept"

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from ..core import progress, refuse
 from ..cohort import kfold
 
-# %% ../../nbs/70_bench.probe.ipynb #70-006
+# %% ../../nbs/70_bench.probe.ipynb #70-007
 def fc_features(x,            # [R,T] BOLD
                )->np.ndarray: # float32 [R(R-1)/2]
     "Fisher-z of the upper triangle of the correlation matrix"
@@ -22,7 +22,7 @@ def fc_features(x,            # [R,T] BOLD
     if not np.isfinite(x).all() or (x.std(1) == 0).any(): refuse('BOLD', 'has missing values or constant parcels', 'clean it or drop those parcels')
     return np.arctanh(np.clip(np.corrcoef(x)[np.triu_indices(len(x), 1)], -.999999, .999999)).astype(np.float32)
 
-# %% ../../nbs/70_bench.probe.ipynb #70-009
+# %% ../../nbs/70_bench.probe.ipynb #70-010
 def project(train,  # [N,F]
             test,   # [M,F]
            ):       # the same rows with at most min(N,F) columns and the same inner products
@@ -36,7 +36,7 @@ def project(train,  # [N,F]
     V = U[:,keep]/np.sqrt(lam[keep])
     return U[:,keep]*np.sqrt(lam[keep]), (b@a.T)@V
 
-# %% ../../nbs/70_bench.probe.ipynb #70-012
+# %% ../../nbs/70_bench.probe.ipynb #70-013
 def fit(X, y, groups,  # [N,F], [N], [N]
         kind,          # 'label' or 'score'
         seed:int=0):
@@ -62,7 +62,7 @@ def out_of_fold(X, y, groups, kind, folds, seed):  # prediction [N] or probabili
         else: out[np.ix_(b, np.searchsorted(classes, model.classes_))] = model.predict_proba(B)
     return out, fold
 
-# %% ../../nbs/70_bench.probe.ipynb #70-014
+# %% ../../nbs/70_bench.probe.ipynb #70-015
 def auc(p, y, fold,  # [N] probability, [N] bool, [N]
         W,           # [S,N] weights
        )->np.ndarray:# [S]
@@ -86,7 +86,10 @@ def label_scores(P, y, fold,  # [N,C], [N] class number, [N]
         hit = np.einsum('scc->sc', conf); recall = hit/t
         mcc = (hit.sum(1)*n - (t*p).sum(1))/np.sqrt((n**2-(p**2).sum(1))*(n**2-(t**2).sum(1)))
     aucs = [auc(P[:,c], y == c, fold, W) for c in (range(C) if C > 2 else [1])]
-    return dict(balanced_accuracy=np.nanmean(recall, 1), accuracy=hit.sum(1)/n, auc=np.nanmean(aucs, 0), mcc=np.nan_to_num(mcc)) | {f'recall_{c}':recall[:,c] for c in range(C)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)  # a fold or bootstrap with one class has no AUC: nan
+        balanced, area = np.nanmean(recall, 1), np.nanmean(aucs, 0)
+    return dict(balanced_accuracy=balanced, accuracy=hit.sum(1)/n, auc=area, mcc=np.nan_to_num(mcc)) | {f'recall_{c}':recall[:,c] for c in range(C)}
 
 def score_scores(p, y, fold, W)->dict:
     "R2, Pearson's r, mean absolute error"
@@ -94,7 +97,7 @@ def score_scores(p, y, fold, W)->dict:
     vy, vp, cov = mean(y*y)-mean(y)**2, mean(p*p)-mean(p)**2, mean(y*p)-mean(y)*mean(p)
     with np.errstate(invalid='ignore', divide='ignore'): return dict(r2=1-mean((y-p)**2)/vy, r=cov/np.sqrt(vy*vp), mae=mean(np.abs(y-p)))
 
-# %% ../../nbs/70_bench.probe.ipynb #70-017
+# %% ../../nbs/70_bench.probe.ipynb #70-018
 def _bootstraps(groups, boots, seed):  # [1+boots,N]; the first row is the sample itself
     who, at = np.unique(groups, return_inverse=True)
     W = np.random.default_rng(seed).multinomial(len(who), np.full(len(who), 1/len(who)), boots)
@@ -141,7 +144,7 @@ def probe(features,            # [N,F]
     return dict(kind=kind, k=folds, n=len(y), subjects=len(set(groups)), folds=pd.DataFrame(rows), draws=draws, scores={m:float(v[0]) for m,v in draws.items()},
                 ci={m:interval(v, folds) for m,v in draws.items()})
 
-# %% ../../nbs/70_bench.probe.ipynb #70-023
+# %% ../../nbs/70_bench.probe.ipynb #70-024
 MAIN = dict(label='balanced_accuracy', score='r2')
 SHOWN = dict(label=['balanced_accuracy', 'accuracy', 'auc', 'mcc'], score=['r2', 'r', 'mae'])
 FC_ROW = dict(label='FC + logistic regression', score='FC + ridge')
@@ -173,7 +176,7 @@ def compare(sets:dict,           # name -> features [N,F]; the one whose name be
     t.attrs = dict(kind=kind, data=data or ('simulated' if bayes else 'real'), subjects=len(set(np.asarray(groups).astype(str))), sets=[k for k in done if k != fc])
     return t
 
-# %% ../../nbs/70_bench.probe.ipynb #70-024
+# %% ../../nbs/70_bench.probe.ipynb #70-025
 def verdict(table:pd.DataFrame,  # from `compare`
             name:str=None,       # the row to judge; the first set that is not FC by default
            )->str:               # one sentence

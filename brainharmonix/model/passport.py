@@ -156,7 +156,7 @@ def embed(self:BrainHarmonix,
          )->Embedding:
     "Hub tokens of one session; either modality may be missing"
     notes, win, f, s, dev = [], None, None, None, self.harmonizer.hub_tokens.device
-    with torch.autocast(dev.type, dtype, enabled=dtype is not None):
+    with torch.autocast(dev.type, dtype, enabled=dtype is not None, cache_enabled=False): # each weight is used once: keep no copies
         if bold is not None:
             notes += self.check_bold(bold)
             c, x = self.config.function, np.asarray(bold.x, dtype=np.float32)
