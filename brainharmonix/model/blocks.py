@@ -52,7 +52,7 @@ def pack(x:Tensor,     # [B,N,D]
 def backends()->tuple:
     "Attention backends that this machine can run"
     cuda = torch.cuda.is_available()
-    return ('sdpa',) + (('varlen',) if cuda and importlib.util.find_spec('torch.nn.attention.varlen') else ()) \
+    return ('sdpa','tiled') + (('varlen',) if cuda and importlib.util.find_spec('torch.nn.attention.varlen') else ()) \
                      + (('flash',) if cuda and importlib.util.find_spec('flash_attn') else ())
 
 def attend(q:Tensor,     # [nq,h,d]
@@ -63,8 +63,13 @@ def attend(q:Tensor,     # [nq,h,d]
            backend=None, # one of `backends()`; None: the fastest that takes this device and precision
           )->Tensor:     # [nq,h,d]
     "Each query attends to the keys of its own sample (method.md 1.10)"
-    if backend is None: backend = 'varlen' if 'varlen' in backends() and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) else 'sdpa'
-    return dict(sdpa=_sdpa, varlen=_varlen, flash=_flash)[backend](q, k, v, qlens, lens)
+    return dict(sdpa=_sdpa, tiled=_tiled, varlen=_varlen, flash=_flash)[backend or _best(q)](q, k, v, qlens, lens)
+
+def _best(q):
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.is_cuda: return 'varlen' if half and 'varlen' in backends() else 'sdpa'
+    amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
+    return 'tiled' if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and not q.requires_grad and not amx() else 'sdpa'
 
 # %% ../../nbs/32_model.blocks.ipynb #32-011
 def _dense(q, k, v): # [b,n,h,d]
@@ -85,6 +90,15 @@ def _by_length(q, k, v, qlens, lens):
     return torch.cat(out)
 
 # %% ../../nbs/32_model.blocks.ipynb #32-012
+def _tiled(q, k, v, qlens, lens, tile=512):
+    out = torch.empty_like(q)
+    for qi,ki,vi,oi in zip(q.split(qlens), k.split(lens), v.split(lens), out.split(qlens)):
+        for h in range(q.shape[1]):
+            kt, vh = ki[:,h].contiguous().T, vi[:,h].contiguous()
+            for t in range(0, len(qi), tile): oi[t:t+tile,h] = (qi[t:t+tile,h]*q.shape[-1]**-.5 @ kt).softmax(-1) @ vh
+    return out
+
+# %% ../../nbs/32_model.blocks.ipynb #32-013
 @lru_cache(256)
 def _cum(lens, device): return torch.tensor(starts(lens), dtype=torch.int32, device=device)
 
@@ -96,7 +110,7 @@ def _flash(q, k, v, qlens, lens):
     from flash_attn import flash_attn_varlen_func
     return flash_attn_varlen_func(q, k, v, _cum(qlens, q.device), _cum(lens, q.device), max(qlens), max(lens))
 
-# %% ../../nbs/32_model.blocks.ipynb #32-016
+# %% ../../nbs/32_model.blocks.ipynb #32-017
 @dataclass
 class Read:
     "Rows of a packed batch that are read after a block"
@@ -121,7 +135,7 @@ class Attention(nn.Module):
         q, k, v, qlens = self.heads_of(x, lens, read)
         return self.proj(attend(q, k, v, qlens, lens).flatten(1))
 
-# %% ../../nbs/32_model.blocks.ipynb #32-017
+# %% ../../nbs/32_model.blocks.ipynb #32-018
 class Mlp(nn.Module):
     def __init__(self, dim:int, hidden:int):
         super().__init__()
@@ -143,21 +157,21 @@ class Block(nn.Module):
         x = (x if read is None else x[read.rows]) + a
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/32_model.blocks.ipynb #32-018
+# %% ../../nbs/32_model.blocks.ipynb #32-019
 def run(blocks, x:Tensor, lens:tuple, read:Read=None)->Tensor:
     "All blocks; the last one computes only the rows in `read`"
     *most, last = blocks
     for b in most: x = b(x, lens)
     return last(x, lens, read)
 
-# %% ../../nbs/32_model.blocks.ipynb #32-026
+# %% ../../nbs/32_model.blocks.ipynb #32-027
 def weights(attn:Attention, x:Tensor, # [n,D] one sample, normed
             read:Read)->Tensor:       # [h,r,n]
     "Attention weights of the rows read, one sample"
     q, k, _, _ = attn.heads_of(x, (len(x),), read)
     return (torch.einsum('qhd,khd->hqk', q, k)*q.shape[-1]**-.5).softmax(-1)
 
-# %% ../../nbs/32_model.blocks.ipynb #32-029
+# %% ../../nbs/32_model.blocks.ipynb #32-030
 def init_trunc(m:nn.Module, std:float=.02):
     "Truncated normal weights, zero biases, unit LayerNorm; for `module.apply`"
     if isinstance(m, nn.Linear):
