@@ -7,7 +7,6 @@ __all__ = ['parser', 'embed', 'demo', 'info', 'main']
 
 # %% ../nbs/90_app.ipynb #90-003
 import argparse, json, os, sys
-from pathlib import Path
 
 # %% ../nbs/90_app.ipynb #90-006
 def parser()->argparse.ArgumentParser:
@@ -39,6 +38,7 @@ def _embed_options(e):
     a('--order', choices=('7','17'), help='network order of the parcels of a table without names')
     a('--reorder', action='store_true', help="bring BOLD in 17-network order to the checkpoint's order")
     a('--no-clean', action='store_true', help='take the BOLD as it is: no detrending, no filter')
+    a('--device', default='cpu', help='where to compute: cpu, cuda, cuda:1, mps (default: %(default)s)')
     a('--bf16', action='store_true', help='compute in bfloat16')
 
 # %% ../nbs/90_app.ipynb #90-010
@@ -50,7 +50,8 @@ def embed(args)->dict:
     from brainharmonix.preprocess.bold import read_bold
     from brainharmonix.preprocess.t1 import read_t1
     if not (args.bold or args.t1): refuse('embed', 'was given neither --bold nor --t1', 'name at least one')
-    model = load_model(args.checkpoint)
+    try: model = load_model(args.checkpoint).to(args.device)
+    except (RuntimeError, AssertionError) as e: refuse('--device', f'{args.device!r} cannot be used here ({str(e).splitlines()[0][:80]})', 'use --device cpu')
     if not model.passport.cohorts: print(f'note: {model.passport.note}', file=sys.stderr)
     bold = t1 = None
     if args.bold:
@@ -86,6 +87,7 @@ def main(argv=None)->int:
         if os.environ.get('BRAINHARMONIX_DEBUG'): raise
         print(f'brainharmonix: {e}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt: print('brainharmonix: stopped; the same command resumes', file=sys.stderr); return 130
+    except OSError as e: print(f'brainharmonix: {e.filename or args.command}: {e.strerror or e}; check the path and its permissions.', file=sys.stderr); return 2
+    except KeyboardInterrupt: print('brainharmonix: stopped' + ('; the same command resumes' if args.command == 'demo' else ''), file=sys.stderr); return 130
     for name, path in paths.items(): print(f'{name:11}{path}')
     return 0

@@ -8,9 +8,9 @@ __all__ = ['COLUMNS', 'manifest', 'deal', 'split', 'kfold', 'id_hash']
 # %% ../nbs/01_cohort.ipynb #01-003
 import hashlib
 import numpy as np, pandas as pd
-from .core import BadInput, refuse
+from .core import refuse
 
-# %% ../nbs/01_cohort.ipynb #01-005
+# %% ../nbs/01_cohort.ipynb #01-006
 COLUMNS = dict(subject='who: rows with the same id are the same person', session='which visit of that person', site='scanner or centre',
                tr='repetition time of the BOLD run, s', label='class to predict, may be missing', score='number to predict, may be missing',
                bold='file of the BOLD run, may be missing', t1='file of the T1, may be missing')
@@ -30,7 +30,7 @@ def manifest(rows,             # DataFrame, list of dicts, or path of a .csv or 
         refuse(name, f'row {int(twice.argmax())} repeats subject {m.subject[twice.argmax()]}, session {m.session[twice.argmax()]}', 'keep one row per session')
     return m
 
-# %% ../nbs/01_cohort.ipynb #01-009
+# %% ../nbs/01_cohort.ipynb #01-010
 def deal(strata,            # [n] stratum of each subject
          fractions,         # [parts] quotas that sum to 1
          seed:int=0,
@@ -45,7 +45,7 @@ def deal(strata,            # [n] stratum of each subject
         behind += q; part[i] = k = np.argmax(behind); behind[k] -= 1
     return part
 
-# %% ../nbs/01_cohort.ipynb #01-011
+# %% ../nbs/01_cohort.ipynb #01-012
 def _subjects(m, by, stratify):
     "Index of the first row and stratum of each subject, and the subject of each row"
     m = manifest(m, (by, *stratify))
@@ -67,7 +67,7 @@ def split(m,                           # manifest
     part = deal(strata, q, seed)[row]
     return {k:np.flatnonzero(part == i) for i,k in enumerate(('train', 'val', 'test'))}
 
-# %% ../nbs/01_cohort.ipynb #01-013
+# %% ../nbs/01_cohort.ipynb #01-014
 def kfold(m, folds:int=5, seed:int=0, by:str='subject', stratify=('site', 'label'),
          )->list:  # of (train rows, test rows)
     "Cross-validation by subject: every row is tested once, and no subject is on both sides"
@@ -77,7 +77,7 @@ def kfold(m, folds:int=5, seed:int=0, by:str='subject', stratify=('site', 'label
     part = deal(strata, np.full(folds, 1/folds), seed)[row]
     return [(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(folds)]
 
-# %% ../nbs/01_cohort.ipynb #01-018
+# %% ../nbs/01_cohort.ipynb #01-019
 def id_hash(ids)->str:  # 64 hex digits
     "SHA-256 of the sorted set of subject ids"
     return hashlib.sha256('\n'.join(sorted({str(i).strip() for i in ids})).encode()).hexdigest()

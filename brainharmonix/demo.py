@@ -9,9 +9,9 @@ __all__ = ['DemoConfig', 'prepare', 'train', 'hub_features', 'coarse', 'probe_co
 import time
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
 import torch
-from .core import Config, progress
+from .core import Config, atomic, progress, provenance
 from .cohort import id_hash
 from .preprocess.bold import embedded_run
 from .preprocess.t1 import mni152, read_t1
@@ -31,9 +31,9 @@ class DemoConfig(Config):
     "Everything the demo decides"
     sim:SimConfig = SimConfig(subjects=180, minutes=(6.,6.,6.,6.))
     pretrain:int = 60            # subjects whose scans pretraining sees; the probe sees only the others
-    structure:TrainConfig = TrainConfig(steps=300, batch=4, lr=2e-3)
+    structure:TrainConfig = TrainConfig(steps=240, batch=4, lr=2e-3)
     function:TrainConfig = TrainConfig(steps=300, batch=4, lr=1e-3)
-    harmonizer:TrainConfig = TrainConfig(steps=150, batch=4, lr=1e-3)
+    harmonizer:TrainConfig = TrainConfig(steps=150, batch=2, lr=1e-3)
     momentum:tuple = (.98, 1.)   # few steps: the target must follow faster than in the paper (.996)
     crop:int = 4                 # windows per scan and step
     model:ModelConfig = ModelConfig.smoke()
@@ -70,19 +70,26 @@ def hub_features(model:BrainHarmonix, sessions:list)->dict: # name -> [N,D]
     return {f'hub tokens, {k}':np.stack(v) for k,v in zip(('both','BOLD only','T1 only'), zip(*rows))}
 
 def coarse(t1)->np.ndarray: # [N,150]
-    "Mean intensity of 16 mm cubes... the plainest thing to do with a T1"
+    "Mean intensity of cubes of 16 voxels: the plainest thing to do with a T1"
     return np.stack([torch.nn.functional.avg_pool3d(t.float()[None], 16).flatten().numpy() for t in t1])
 
 # %% ../nbs/77_demo.ipynb #77-014
-def probe_cohort(cfg:DemoConfig, model:BrainHarmonix, sim:Simulated, which)->tuple: # table, verdict
+def probe_cohort(cfg:DemoConfig, model:BrainHarmonix, sim:Simulated, which)->tuple: # table of the label, table of the score, verdict
     "What the tokens of people that pretraining never saw say of label and score"
     sessions, m = prepare(sim, which), sim.manifest.iloc[list(which)]
     features = hub_features(model, sessions)
     features |= {'FC + logistic regression':np.stack([fc_features(sim.bold(i)[0]) for i in which]), 'T1 intensities + logistic regression':coarse([s.t1 for s in sessions])}
-    table = compare(features, m.label.values, m.subject.values, bayes(cfg.sim))
-    return table, verdict(table)
+    label, score = (compare(features, m[k].values, m.subject.values, bayes(cfg.sim), kind=k, data='simulated') for k in ('label','score'))
+    return label, score, verdict(label)
 
 # %% ../nbs/77_demo.ipynb #77-016
+def _write(path, table, cfg:DemoConfig)->Path:
+    made = provenance()
+    with atomic(path) as tmp:
+        tmp.write_text(f'# data: simulated; commit {made["commit"]}; config {cfg.hash()}; seed {cfg.sim.seed}; device cpu; brainharmonix {made["brainharmonix"]}\n' + table.to_csv(index=False))
+    return path
+
+# %% ../nbs/77_demo.ipynb #77-017
 def demo(out,               # folder for everything
          cfg:DemoConfig=DemoConfig(),
          install:bool=True, # leave the checkpoint where `brainharmonix embed` finds it
@@ -98,11 +105,11 @@ def demo(out,               # folder for everything
     model.save_pretrained(out/'checkpoint')
     if install: model.save_pretrained(demo_checkpoint())
     say(f'3/4 asking the hub tokens of the other {len(sim)-cfg.pretrain} what they know')
-    table, sentence = probe_cohort(cfg, model, sim, range(cfg.pretrain, len(sim)))
-    table.to_csv(out/'probe-simulated.csv', index=False)
+    table, scores, sentence = probe_cohort(cfg, model, sim, range(cfg.pretrain, len(sim)))
+    files = {k:_write(out/f'{k}-simulated.csv', t, cfg) for k,t in (('label',table), ('score',scores))}
     say('4/4 embedding a real session and writing the report')
     bold, t1 = embedded_run(), read_t1(mni152(), spacing=cfg.model.structure.spacing, norm=model.passport.t1_norm)
-    notes = f'Pretraining saw {cfg.pretrain} simulated subjects, the probe {len(sim)-cfg.pretrain} others; the whole demo took {(time.time()-t0)/60:.1f} minutes.'
+    note = f'Pretraining saw {cfg.pretrain} simulated people, the probe {len(sim)-cfg.pretrain} others; this run took {(time.time()-t0)/60:.1f} minutes up to here.'
     paths = embed_session(out, model, bold, t1, variants=True, title='One real session, and what a model trained on simulated people makes of it',
-                          losses=losses, probe=table, verdict=sentence, simulated=True)
-    return {**paths, 'checkpoint':out/'checkpoint', 'probe':out/'probe-simulated.csv'}
+                          losses=losses, probe=table, verdict=sentence, simulated=True, notes=[note])
+    return {**files, 'checkpoint':out/'checkpoint', **paths}

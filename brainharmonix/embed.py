@@ -6,14 +6,13 @@
 __all__ = ['new_model', 'demo_checkpoint', 'load_model', 'reordered', 'reads_of', 'embed_session']
 
 # %% ../nbs/76_embed.ipynb #76-003
-import json, os, shutil, tempfile
-from contextlib import contextmanager
+import json
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from .core import cache_dir, digest, provenance, refuse
+from .core import cache_dir, digest, filled, provenance
 from .preprocess.t1 import brain_mask
 from .geometry.gradients import gradient_table
 from .geometry.harmonics import Table, harmonic_table, schaefer
@@ -43,18 +42,19 @@ def load_model(checkpoint=None)->BrainHarmonix:
 def reordered(bold, passport:Passport):
     "The same BOLD with its rows in the order of the passport"
     names = tuple(bold.names) if bold.names is not None else tuple(map(str, range(len(bold.x))))
-    t = Table(bold.x, names, bold.order, 'BOLD').aligned_to(passport.names)
-    moved = int((np.asarray(names) != np.asarray(t.names)).sum())
-    return replace(bold, x=t.values, names=passport.names, order=passport.order, notes=[*bold.notes, f'rows were moved from {bold.order}- to {passport.order}-network order ({moved} of {len(names)} names changed)'])
+    if bold.names is None and bold.order == passport.order: return bold
+    at = Table(np.arange(len(bold.x))[:,None], names, bold.order, 'BOLD').aligned_to(passport.names).values[:,0]
+    said = f'rows were brought to {passport.order}-network order ({int((at != np.arange(len(at))).sum())} of {len(at)} moved)'
+    return replace(bold, x=bold.x[at], names=passport.names, order=passport.order, notes=[*bold.notes, said])
 
 # %% ../nbs/76_embed.ipynb #76-013
 def reads_of(model:BrainHarmonix, e:Embedding)->dict:
     "Attention of the hub tokens, in the shapes that the report draws"
-    r, out = model.harmonizer.reads(e.bold, e.t1), dict(rule='attention of each hub token in the last block, mean over heads')
+    r, out = {k:v.float().cpu() for k,v in model.harmonizer.reads(e.bold, e.t1).items()}, dict(rule='attention of each hub token in the last block, mean over heads')
     n = dict(bold=len(e.bold.at) if e.bold else 0, t1=len(e.t1.at) if e.t1 else 0)
     if e.bold:
         R, P = e.bold.grid
-        out['roi'] = torch.zeros(len(r['bold']), R).index_add_(1, e.bold.at//P, r['bold']).numpy()
+        out['roi'] = torch.zeros(len(r['bold']), R).index_add_(1, e.bold.at.cpu()//P, r['bold']).numpy()
     if e.t1: out['patch'] = r['t1'].unflatten(1, e.t1.grid).numpy()
     if e.bold and e.t1:
         b, t = (r[m].sum(1) for m in ('bold','t1'))
@@ -82,28 +82,18 @@ def embed_session(out,               # folder for the three files
     hubs = dict(hub=e.hub)
     if variants and bold is not None and t1 is not None:
         with torch.no_grad(): hubs |= {f'hub_{k}':model.harmonizer(**{k:v})[0] for k,v in (('bold',e.bold), ('t1',e.t1))}
+    hubs = {k:v.float().cpu().contiguous() for k,v in hubs.items()}
     scan = {k:_about(s, w) for k,s,w in (('BOLD',bold,e.windows), ('T1',t1,None)) if s is not None}
-    notes = [*e.notes, *(getattr(bold, 'notes', None) or []), *(getattr(t1, 'notes', None) or []), model.passport.note]
+    notes = [*extra.pop('notes', ()), *e.notes, *(getattr(bold, 'notes', None) or []), *(getattr(t1, 'notes', None) or []), model.passport.note]
     made = provenance()
     card = {**model.passport.as_dict(), 'config':model.config.hash()}
     short = {k:v for k,v in card.items() if k not in ('names','made')} | {'parcels':len(card['names'])}
-    with _files(Path(out)) as tmp:
-        save_file({k:v.float().contiguous() for k,v in hubs.items()}, tmp/'tokens.safetensors')
+    with filled(out) as tmp:
+        save_file(hubs, tmp/'tokens.safetensors')
         (tmp/'passport.json').write_text(json.dumps(dict(checkpoint=card, config=model.config.as_dict(), input=scan, notes=notes, software=made, tokens=digest(e.hub)), indent=1))
         names = {'hub':'both' if len(hubs) > 1 or len(scan) == 2 else 'BOLD only' if bold is not None else 'T1 only', 'hub_bold':'BOLD only', 'hub_t1':'T1 only'}
-        report(tmp/'report.html', title=title, scan=scan, bold=getattr(bold, 'x', None), tr=getattr(bold, 'tr', None), missing=getattr(bold, 'missing', None), names=model.passport.names,
-               t1=getattr(t1, 'x', None), outline=None if t1 is None else brain_mask(model.config.structure.spacing), tokens={names[k]:v.float().numpy() for k,v in hubs.items()}, reads=reads_of(model, e), provenance=made, passport=short, notes=notes, **extra)
+        of = lambda s, k: getattr(s, k, None)
+        report(tmp/'report.html', title=title, scan=scan, bold=of(bold,'x'), tr=of(bold,'tr'), missing=of(bold,'missing'), names=model.passport.names,
+               t1=of(t1,'x'), outline=None if t1 is None else brain_mask(model.config.structure.spacing), tokens={names[k]:v.numpy() for k,v in hubs.items()},
+               reads=reads_of(model, e), provenance=made, passport=short, notes=notes, **extra)
     return {k:Path(out)/f for k,f in (('tokens','tokens.safetensors'), ('passport','passport.json'), ('report','report.html'))}
-
-# %% ../nbs/76_embed.ipynb #76-017
-@contextmanager
-def _files(out):
-    "A hidden folder whose files move into `out` when the block succeeds"
-    if out.exists() and not out.is_dir(): refuse(out, 'is a file', 'name a folder with --out')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix='.brainharmonix-', dir=out.parent))
-    try:
-        yield tmp
-        out.mkdir(exist_ok=True)
-        for f in sorted(tmp.iterdir()): os.replace(f, out/f.name)
-    finally: shutil.rmtree(tmp, ignore_errors=True)

@@ -102,7 +102,7 @@ def test_another_atlas_is_refused(tmp_path, capsys, bold):
     from dataclasses import replace
     from brainharmonix.model.passport import BrainHarmonix, Passport
     import torch
-    m = ModelConfig.smoke(); m = replace(m, function=replace(m.function, regions=200), harmonizer=replace(m.harmonizer, regions=200))
+    m = ModelConfig.smoke(); m = replace(m, function=replace(m.function, regions=200))
     BrainHarmonix(m, torch.randn(200,30), torch.randn(200,200), Passport(atlas='CC200')).save_pretrained(tmp_path/'c')
     refused(capsys, tmp_path, '--checkpoint', tmp_path/'c', '--bold', bold, '--tr', 2, says=['400', '200'])
 

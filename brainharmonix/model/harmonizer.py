@@ -28,8 +28,6 @@ class HarmonizerConfig(Config):
     dec_depth:int = 8
     dec_heads:int = 16
     decoders:int = 2            # one per modality, or 1 for both
-    regions:int = 400           # of the function grid
-    grid:tuple = (10,12,10)     # of the structure grid
     drop:float = .25            # chance, per scan and modality, that an input is withheld in training
     balance:bool = True         # each modality counts half; else each token counts the same
     norm_target:bool = True     # targets normalised per token
@@ -37,7 +35,7 @@ class HarmonizerConfig(Config):
     @classmethod
     def base(cls): return cls()
     @classmethod
-    def smoke(cls): return cls(in_dim=96, dim=96, depth=3, heads=3, dec_dim=48, dec_depth=1, dec_heads=3, grid=(5,6,5))
+    def smoke(cls): return cls(in_dim=96, dim=96, depth=3, heads=3, dec_dim=48, dec_depth=1, dec_heads=3)
 
 # %% ../../nbs/50_model.harmonizer.ipynb #50-008
 class HubDecoder(nn.Module):

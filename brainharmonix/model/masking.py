@@ -9,7 +9,7 @@ __all__ = ['MaskConfig', 'sizes', 'draw', 'sample_masks']
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core import Config
+from ..core import Config, refuse
 
 # %% ../../nbs/33_model.masking.ipynb #33-006
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def sample_masks(mask:Tensor,        # [B,P] bool, windows that exist
                     [(ctx*m).flatten().nonzero()[:,0], torch.repeat_interleave(torch.arange(R*P), (pred*m).flatten())]
             if min(map(len, lists)) >= cfg.min_keep: break
             s = sizes(R, P, cfg, g)  # too little left: draw the sizes anew
+        else: refuse('masking', f'a scan with {int(m.sum())} of {P} windows leaves less than {cfg.min_keep} cells to see or to guess', 'leave it out of the batch')
         out.append(lists)
-    return tuple(_truncate(l, cfg.truncate, g) for l in zip(*out))
+    return tuple([i.to(mask.device) for i in _truncate(l, cfg.truncate, g)] for l in zip(*out))
 
 def _truncate(lists, how, g):
     n = min(map(len, lists))

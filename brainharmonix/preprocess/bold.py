@@ -70,7 +70,7 @@ def find_tr(path,         # a run
     if tr is None and not said: refuse(path, 'has no TR', 'give tr in seconds, or a JSON sidecar with RepetitionTime')
     t = seconds(tr, path) if tr is not None else seconds(*said.pop(0))
     for h,w in said:
-        if tr is not None and not trust and h not in (0, 1) and abs(h-t) > .05*t:
+        if tr is not None and not trust and (w != path or h not in (0, 1)) and abs(h-t) > .05*t:
             refuse(w, f'says TR {h:g} s, given is {t:g} s', 'give the right one, or say trust_tr (--trust-tr) if the file is wrong')
     return t, [f'{Path(w).name} says TR {s:g} s, used is {t:g} s' for s,w in said if abs(s-t) > .002*t]
 

@@ -23,12 +23,12 @@ class Session:
     mask:Tensor=None  # [P] bool, windows that exist
     t1:Tensor=None    # [X,Y,Z] float16, normalised
 
-def session(subject:str, bold=None, tr:float=None, t1=None, missing=None, norm:str='zscore')->Session:
+def session(subject:str, bold=None, tr:float=None, t1=None, missing=None, norm:str='zscore', tau:float=35.28, k0:int=48)->Session:
     "Normalise, cut into windows, project"
     z = mask = None
     if bold is not None:
-        w = windows(bold.shape[1], tr, missing=missing)
-        z, mask = canonical(torch.from_numpy(bold_norm(np.asarray(bold, np.float32), norm)), w).half(), torch.tensor(w.mask)
+        w = windows(bold.shape[1], tr, tau, k0, missing=missing)
+        z, mask = canonical(torch.from_numpy(bold_norm(bold, norm, missing)), w).half(), torch.tensor(w.mask)
     return Session(subject, z, mask, None if t1 is None else torch.as_tensor(t1).half())
 
 # %% ../../nbs/60_train.data.ipynb #60-010
@@ -40,7 +40,8 @@ def batch(sessions:list,          # with BOLD
     cut = []
     for s in sessions:
         n = len(s.mask); m = min(n, crop or n)
-        a = int(torch.randint(n-m+1, (), generator=g))
+        full = [a for a in range(n-m+1) if s.mask[a:a+m].sum() >= min(2, s.mask.sum())]  # stretches with something to see and to guess
+        a = full[int(torch.randint(len(full), (), generator=g))] if full else 0
         cut.append((s.z[:,a:a+m].float(), s.mask[a:a+m]))
     P = max(len(m) for _,m in cut)
     pad = lambda t, d: torch.cat([t, t.new_zeros(*t.shape[:d], P-t.shape[d], *t.shape[d+1:])], d)
