@@ -74,7 +74,7 @@ def info(args)->dict:
     from brainharmonix.embed import load_model
     m = load_model(args.checkpoint)
     p = m.passport.as_dict()
-    print(json.dumps({**p, 'names':f'{len(p["names"])} parcels, {p["names"][0] if p["names"] else "unnamed"} ...', 'made':json.loads(p['made'] or '{}')}, indent=1))
+    print(json.dumps({**p, 'names':f'{len(p["names"])} parcels, {p["names"][0] if p["names"] else "unnamed"} ...', 'subject_hashes':f'{len(p["subject_hashes"])} subjects', 'made':json.loads(p['made'] or '{}')}, indent=1))
     return {}
 
 # %% ../nbs/90_app.ipynb #90-012

@@ -56,7 +56,7 @@ def train(cfg:DemoConfig, sessions:list, folder:Path)->tuple: # BrainHarmonix, d
     model.structure, model.function = mae.encoder, jepa.target
     model.harmonizer, h = train_harmonizer(latents(sessions, model.function, model.structure), cfg.model.harmonizer, cfg.harmonizer, state('harmonizer'))
     p = dict(names=model.passport.names, order=model.passport.order, tr_range=(min(cfg.sim.trs), max(cfg.sim.trs)), cohorts=('simulated',), subjects=len(sessions),
-             subject_hash=id_hash([s.subject for s in sessions]), note='Trained on simulated people only: a demonstration, not for research claims and not for clinical use.')
+             subject_hashes=tuple(id_hash([s.subject]) for s in sessions), note='Trained on simulated people only: a demonstration, not for research claims and not for clinical use.')
     model.passport = Passport(**p)
     return model.eval(), dict(structure=s, function=f, harmonizer=h)
 

@@ -87,7 +87,7 @@ def embed_session(out,               # folder for the three files
     notes = [*extra.pop('notes', ()), *e.notes, *(getattr(bold, 'notes', None) or []), *(getattr(t1, 'notes', None) or []), model.passport.note]
     made = provenance()
     card = {**model.passport.as_dict(), 'config':model.config.hash()}
-    short = {k:v for k,v in card.items() if k not in ('names','made')} | {'parcels':len(card['names'])}
+    short = {k:v for k,v in card.items() if k not in ('names','made','statistics','subject_hashes')} | {'parcels':len(card['names'])}
     with filled(out) as tmp:
         save_file(hubs, tmp/'tokens.safetensors')
         (tmp/'passport.json').write_text(json.dumps(dict(checkpoint=card, config=model.config.as_dict(), input=scan, notes=notes, software=made, tokens=digest(e.hub)), indent=1))

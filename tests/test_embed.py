@@ -1,5 +1,5 @@
 """The command line as a stranger uses it: three files or none, and a sentence for every bad input."""
-import gzip, json
+import gzip, json, shutil
 import nibabel as nib, numpy as np, pytest
 from safetensors.numpy import load_file
 from brainharmonix.app import main
@@ -93,10 +93,29 @@ def test_a_header_may_be_overruled(tmp_path, capsys, checkpoint, bold):
     code, out = run(capsys, 'embed', '--checkpoint', checkpoint, '--bold', bold, '--tr', 2, '--trust-tr', '--out', tmp_path/'out')
     assert code == 0 and '0.8' in ' '.join(json.loads((tmp_path/'out'/'passport.json').read_text())['notes'])
 
-def test_a_flipped_bit_is_refused(tmp_path, capsys, bold):
-    f = new_model(ModelConfig.smoke()).save_pretrained(tmp_path/'c')/'model.safetensors'
-    b = bytearray(f.read_bytes()); b[-9] ^= 4; f.write_bytes(b)
-    refused(capsys, tmp_path, '--checkpoint', tmp_path/'c', '--bold', bold, '--tr', 2, says=['model.safetensors', 'sha256'])
+@pytest.mark.parametrize('name', ['model.safetensors', 'passport.json', 'config.json'])
+@pytest.mark.parametrize('where', [.1, .5, .99])
+def test_a_flipped_bit_is_refused(tmp_path, capsys, bold, checkpoint, name, where):
+    shutil.copytree(checkpoint, tmp_path/'c'); f = tmp_path/'c'/name
+    b = bytearray(f.read_bytes()); b[int(where*len(b))] ^= 4; f.write_bytes(b)
+    refused(capsys, tmp_path, '--checkpoint', tmp_path/'c', '--bold', bold, '--tr', 2, says=[str(tmp_path/'c')])
+
+def test_a_checkpoint_leaves_other_files_alone(tmp_path):
+    (tmp_path/'c').mkdir(); (tmp_path/'c'/'mine').write_text('stays')
+    new_model(ModelConfig.smoke()).save_pretrained(tmp_path/'c')
+    assert (tmp_path/'c'/'mine').read_text() == 'stays' and len(list((tmp_path/'c').iterdir())) == 4
+
+@pytest.mark.parametrize('says,code', [(1., 2), (2.005, 0)])
+def test_a_sidecar_that_contradicts(tmp_path, capsys, checkpoint, bold, says, code):
+    bold.with_suffix('.json').write_text(json.dumps({'RepetitionTime':says}))
+    assert run(capsys, 'embed', '--checkpoint', checkpoint, '--bold', bold, '--tr', 2, '--out', tmp_path/'out')[0] == code
+
+def test_info_shows_the_passport(capsys, checkpoint):
+    code, out = run(capsys, 'info', checkpoint)
+    assert code == 0 and json.loads(out.out)['sha256']
+
+def test_a_device_that_is_not_there(tmp_path, capsys, checkpoint, bold):
+    refused(capsys, tmp_path, '--checkpoint', checkpoint, '--bold', bold, '--tr', 2, '--device', 'cuda:99', says=['--device', 'cuda:99'])
 
 def test_another_atlas_is_refused(tmp_path, capsys, bold):
     from dataclasses import replace

@@ -9,14 +9,14 @@ __all__ = ['group_fc', 'check_fc', 'gradients', 'gradient_table']
 import numpy as np
 from brainspace.gradient import compute_affinity
 from brainspace.gradient.alignment import procrustes
-from ..core import cached, refuse
-from .harmonics import Atlas, Table, _shipped, schaefer
+from ..core import cached, refuse, shipped
+from .harmonics import Atlas, Table, schaefer
 
 # %% ../../nbs/21_geometry.gradients.ipynb #21-006
 def group_fc(group:str='main', # or 'holdout': the other group that brainspace ships
             )->np.ndarray:     # [400,400]
     "Mean functional connectivity of Schaefer-400, 7-network order"
-    return np.loadtxt(_shipped('matrices', f'{group}_group', 'schaefer_400_mean_connectivity_matrix.csv'), delimiter=',')
+    return np.loadtxt(shipped('brainspace', 'matrices', f'{group}_group', 'schaefer_400_mean_connectivity_matrix.csv'), delimiter=',')
 
 def check_fc(fc,               # [R,R]
              R:int=None,       # parcels that the atlas has

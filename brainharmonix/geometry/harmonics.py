@@ -18,7 +18,8 @@ from scipy import linalg, sparse
 from scipy.spatial import ConvexHull
 from scipy.sparse.linalg import splu
 from lapy import Solver, TriaMesh
-from ..core import cached, refuse
+from ..core import cached, refuse, shipped
+from ..preprocess.bold import fslr_labels
 
 # %% ../../nbs/20_geometry.harmonics.ipynb #20-006
 def fem(vertices,  # [V,3]
@@ -149,11 +150,9 @@ class Surface:
     mask: np.ndarray      # [V] bool: cortex, without the medial wall
     hemi: str             # 'L' or 'R'
 
-def _shipped(*parts): return Path(next(iter(find_spec('brainspace').submodule_search_locations)), 'datasets', *parts)
-
 def conte69():  # (Surface L, Surface R)
     "The group-average mid-surface that brainspace ships (fsLR, 32k vertices per hemisphere)"
-    f = _shipped('surfaces')
+    f = shipped('brainspace', 'surfaces')
     return tuple(read_surface(f/f'conte69_32k_{h}h.gii', np.loadtxt(f/f'conte69_32k_{h}h_mask.csv'), h.upper()) for h in 'lr')
 
 # %% ../../nbs/20_geometry.harmonics.ipynb #20-030
@@ -291,8 +290,7 @@ def make_atlas(name:str,
 # %% ../../nbs/20_geometry.harmonics.ipynb #20-054
 def schaefer()->Atlas:
     "Schaefer's 400 parcels on fsLR-32k, as brainspace ships them: 7-network order"
-    lab = np.loadtxt(_shipped('parcellations', 'schaefer_400_conte69.csv')).astype(int).reshape(2, -1)
-    return make_atlas('Schaefer-400', lab, schaefer_names(), conte69())
+    return make_atlas('Schaefer-400', fslr_labels(), schaefer_names(), conte69())
 
 # %% ../../nbs/20_geometry.harmonics.ipynb #20-061
 def _says(order, names): return f'{order}-network order' if order else f'the order {names[0]} .. {names[-1]}' if names is not None and len(names) else 'an unknown order'

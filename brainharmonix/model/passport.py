@@ -7,7 +7,7 @@ __all__ = ['ModelConfig', 'Passport', 'BrainHarmonix', 'sha256', 'seal', 'Embedd
 
 # %% ../../nbs/51_model.passport.ipynb #51-003
 import hashlib, json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -41,12 +41,13 @@ class Passport(Config):
     order:str = '7'                  # network order of the parcels: '7' or '17'
     atlas:str = 'Schaefer2018_400Parcels'
     tr_range:tuple = (.5, 3.5)       # repetition times seen in training, s
-    bold_norm:str = 'zscore'         # per scan and parcel: (x - mean)/sd
+    bold_norm:str = 'zscore'         # per scan and parcel: (x - mean)/sd; or 'robust', 'none'
+    statistics:dict = field(default_factory=dict) # of 'robust': median and iqr of each parcel, fitted on the training subjects
     t1_norm:str = 'brain'            # see chapter 10_preprocess.t1
     template:str = 'MNI152'          # space of the T1
     cohorts:tuple = ()               # what it was trained on, e.g. ('simulated',)
     subjects:int = 0                 # training subjects
-    subject_hash:str = ''            # one SHA-256 of their ids
+    subject_hashes:tuple = ()        # SHA-256 of each one's id, so that leakage into a test set can be found
     licence:str = 'Apache-2.0'
     note:str = 'Research only; not for clinical use.'
     made:str = ''                    # software, as JSON
@@ -151,16 +152,20 @@ class Embedding:
     notes:list=None    # what the reader should know
 
 def bold_norm(x,         # [R,T]
-              how:str,   # 'zscore' or 'none'
+              how:str,   # 'zscore', 'robust' or 'none'
               missing=None, # [T] bool, frames that do not count
+              statistics:dict={}, # of 'robust': median, iqr, each [R]
              )->np.ndarray: # [R,T] float32; 0 where missing
     "The normalisation a passport names"
     x = np.array(x, dtype=np.float32)
     if missing is not None and np.any(missing):
         seen = ~np.asarray(missing, bool)
-        x[:,seen], x[:,~seen] = bold_norm(x[:,seen], how), 0
+        x[:,seen], x[:,~seen] = bold_norm(x[:,seen], how, statistics=statistics), 0
         return x
     if how == 'none': return x
+    if how == 'robust':
+        median, iqr = (np.asarray(statistics[k], np.float32)[:,None] for k in ('median','iqr'))
+        return (x-median)/iqr
     if how != 'zscore': refuse('passport', f'asks for the unknown BOLD normalisation {how!r}', 'update brainharmonix')
     return (x - x.mean(1, keepdims=True))/(x.std(1, keepdims=True) + 1e-8)
 
@@ -168,7 +173,7 @@ def bold_norm(x,         # [R,T]
 def windowed(self:BrainHarmonix, bold)->tuple: # notes, Windows, z [R,P,k0] float32
     "Check, normalise, cut into windows"
     notes, c, missing = self.check_bold(bold), self.config.function, getattr(bold, 'missing', None)
-    x = bold_norm(bold.x, self.passport.bold_norm, missing)
+    x = bold_norm(bold.x, self.passport.bold_norm, missing, self.passport.statistics)
     try: win = windows(x.shape[1], bold.tr, tau=c.tau, k0=c.k0, missing=missing)
     except BadInput as e: raise BadInput(f'{bold.source}: {str(e).removeprefix("scan: ")}') from None
     return notes, win, canonical(torch.from_numpy(x), win)

@@ -11,7 +11,6 @@ __all__ = ['TABLES', 'NAN', 'SIDES', 'NONE', 'MOTION', 'OLD', 'SPIKE', 'ENDINGS'
 # %% ../../nbs/11_preprocess.bold.ipynb #11-003
 import json, re
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 import nibabel as nib, numpy as np, pandas as pd
 from nilearn import signal
@@ -19,7 +18,7 @@ from nilearn.image import resample_to_img
 from nilearn.maskers import NiftiLabelsMasker
 from scipy import sparse
 from scipy.spatial import cKDTree
-from ..core import cached, refuse
+from ..core import cached, refuse, shipped
 from .t1 import load_image, opened, readable
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-006
@@ -146,11 +145,9 @@ def _surface(path):  # x [V,T], TR or None
     return opened(path, read)
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-018
-def _shipped(package, *parts): return Path(next(iter(find_spec(package).submodule_search_locations)), 'datasets', *parts)
-
 def fslr_labels()->tuple: # ([32492], [32492]) int, 0 = none
     "Schaefer-400 on fsLR-32k, as brainspace ships it: 7-network order"
-    return tuple(np.loadtxt(_shipped('brainspace', 'parcellations', 'schaefer_400_conte69.csv')).astype(int).reshape(2, -1))
+    return tuple(np.loadtxt(shipped('brainspace', 'parcellations', 'schaefer_400_conte69.csv')).astype(int).reshape(2, -1))
 
 NONE = re.compile(r'\?|unknown|background|medial.?wall|corpus', re.I)
 def _labels_of(source): # array or file -> [V] int, {id: name} or None
@@ -183,7 +180,7 @@ def _normals(v, f): # [V,3]
     return out/np.linalg.norm(out, axis=1, keepdims=True).clip(1e-9)
 
 def _meshes(h): # fsaverage5 mid-surface, faces, cortex; conte69 mid-surface, faces, sphere
-    side, fs, bs = dict(lh='left', rh='right')[h], _shipped('nilearn', 'data', 'fsaverage5'), _shipped('brainspace', 'surfaces')
+    side, fs, bs = dict(lh='left', rh='right')[h], shipped('nilearn', 'data', 'fsaverage5'), shipped('brainspace', 'surfaces')
     (v, f), (w, _) = (nib.load(fs/f'{k}_{side}.gii.gz').agg_data() for k in ('white','pial'))
     c, g = nib.load(bs/f'conte69_32k_{h}.gii').agg_data()
     return (v+w)/2., f, c.astype(float), g, nib.load(bs/f'conte69_32k_{h}_sphere.gii').agg_data()[0].astype(float)
@@ -409,7 +406,7 @@ def _finish(first, x, tr, names, order, missing, confounds, clean, band, columns
 # %% ../../nbs/11_preprocess.bold.ipynb #11-046
 def embedded_run(clean:bool=True, labels=None)->Bold:
     "The run that brainspace ships (sub-010188, 652 frames, TR 1.4 s), 400 parcels in 7-network order"
-    stem = 'sub-010188_ses-02_task-rest_acq-AP_run-01'; d = _shipped('brainspace', 'preprocessing')
+    stem = 'sub-010188_ses-02_task-rest_acq-AP_run-01'; d = shipped('brainspace', 'preprocessing')
     return read_bold(d/f'{stem}.fsa5.lh.mgz', tr=1.4, confounds=d/f'{stem}_confounds.txt', clean=clean, labels=labels, parcels=400)
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-053

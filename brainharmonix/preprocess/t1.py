@@ -9,14 +9,13 @@ __all__ = ['FULL', 'CROP', 'LIKE', 'VIEW', 'REGISTER', 't1_grid', 'mni152', 'bra
 # %% ../../nbs/10_preprocess.t1.ipynb #10-003
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 import nibabel as nib, numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nilearn.datasets import load_mni152_brain_mask
 from nilearn.image import resample_img, smooth_img
 from scipy.ndimage import gaussian_filter
-from ..core import BadInput, refuse
+from ..core import BadInput, refuse, shipped
 
 # %% ../../nbs/10_preprocess.t1.ipynb #10-006
 FULL = 182, 218, 182  # FSL's MNI152_T1_1mm
@@ -40,7 +39,7 @@ def _crop(x): return x[tuple(slice(c, -c) for c in CROP)]
 # %% ../../nbs/10_preprocess.t1.ipynb #10-009
 def mni152()->Path:
     "File of the MNI152 T1 that nilearn ships"
-    return Path(find_spec('nilearn').origin).parent/'datasets'/'data'/'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
+    return shipped('nilearn', 'data')/'mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz'
 
 @lru_cache(1)
 def _mask():  # [182,218,182] bool
