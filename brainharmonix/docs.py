@@ -326,6 +326,7 @@ def site(out='_docs',  # folder of the site; replaced
         )->Path:
     "Build the site; returns its first page"
     nbs, out = [p for p in chapters() if not only or p.stem in ('index', *only)], Path(out).resolve()
+    if out.exists() and any(out.iterdir()) and not (out/'.site').exists(): refuse(out, 'holds files that are not an earlier site', 'name another folder, or empty it')
     with contextlib.chdir(root()), atomic(out) as tmp:
         for d in ('src', 'img'): (tmp/d).mkdir(parents=True)
         (tmp/'styles.css').write_text((root()/'nbs'/'styles.css').read_text()+HtmlFormatter().get_style_defs('.highlight'))
@@ -341,6 +342,8 @@ def site(out='_docs',  # folder of the site; replaced
         pages = {p.relative_to(tmp).as_posix():_ids(p.read_text()) for p in tmp.rglob('*.html')}
         for f in tmp.glob('*.html'):
             f.write_text(_relink(f.read_text(), partial(local, pages=pages, out=tmp)))
+        (tmp/'.site').touch()
+        shutil.rmtree(out, ignore_errors=True)
     return out/page(nbs[0])
 
 # %% ../nbs/95_docs.ipynb #95-037

@@ -90,12 +90,16 @@ def test_tr_not_positive(npy, x, tr): refused(lambda: read_bold(npy(x), tr=tr), 
 def test_tr_of_sidecar(npy, x):
     f = npy(x); f.with_suffix('.json').write_text('{"RepetitionTime": 1.4}')
     assert read_bold(f).tr == 1.4
-    b = read_bold(f, tr=2); assert b.tr == 2 and any('1.4' in n and 'run.json' in n for n in b.notes)
+    refused(lambda: read_bold(f, tr=2), 'run.json', '1.4 s', 'given is 2 s')
+    b = read_bold(f, tr=2, trust_tr=True); assert b.tr == 2 and any('1.4' in n and 'run.json' in n for n in b.notes)
+    assert any('1.4' in n for n in read_bold(f, tr=1.41).notes)  # a rounding is noted
     f.with_suffix('.json').write_text('{"RepetitionTime": 1400}'); refused(lambda: read_bold(f), 'run.json', 'tr=1.4')
     f.with_suffix('.json').write_text('{"RepetitionTime": '); refused(lambda: read_bold(f), 'run.json', 'cut off')
 def test_tr_of_header(forms, tmp_path):
-    b = read_bold(forms[1]/'x.nii.gz', tr=2, atlas=forms[1]/'atlas.nii.gz'); assert b.tr == 2 and any('0.735' in n for n in b.notes)
-    im = nib.load(forms[1]/'x.nii.gz'); im.header.set_xyzt_units('mm', 'msec'); im.header.set_zooms((1,1,1,735)); nib.save(im, tmp_path/'ms.nii.gz')
+    im = nib.load(forms[1]/'x.nii.gz'); nib.save(im, tmp_path/'h.nii.gz'); of = dict(tr=2, atlas=forms[1]/'atlas.nii.gz')
+    refused(lambda: read_bold(tmp_path/'h.nii.gz', **of), 'h.nii.gz', '0.735', 'trust_tr')
+    b = read_bold(tmp_path/'h.nii.gz', **of, trust_tr=True); assert b.tr == 2 and any('0.735' in n for n in b.notes)
+    im.header.set_xyzt_units('mm', 'msec'); im.header.set_zooms((1,1,1,735)); nib.save(im, tmp_path/'ms.nii.gz')
     refused(lambda: read_bold(tmp_path/'ms.nii.gz', atlas=forms[1]/'atlas.nii.gz'), 'ms.nii.gz', 'tr=0.735')
     im.header.set_xyzt_units('mm', 'unknown'); im.header.set_zooms((1,1,1,1)); nib.save(im, tmp_path/'none.nii.gz')
     refused(lambda: read_bold(tmp_path/'none.nii.gz', atlas=forms[1]/'atlas.nii.gz'), 'none.nii.gz', 'no TR')
