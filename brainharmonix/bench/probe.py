@@ -121,6 +121,7 @@ def _check(X, y, groups, kind, folds):
         refuse('probe', f'class {few.idxmin()} has {few.min()} of {len(set(groups))} subjects, for {folds} folds', 'use two classes or more and fewer folds')
     return X.astype(np.float32) if X.dtype == np.float16 else X, y, groups
 
+# %% ../../nbs/70_bench.probe.ipynb #70-018b
 def probe(features,            # [N,F]
           y,                   # [N] classes or numbers
           groups,              # [N] subject of each row

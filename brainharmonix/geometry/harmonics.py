@@ -19,7 +19,7 @@ from scipy.spatial import ConvexHull
 from scipy.sparse.linalg import splu
 from lapy import Solver, TriaMesh
 from ..core import cached, refuse, shipped
-from ..preprocess.bold import fslr_labels
+from ..preprocess.bold import fslr_labels, order_of
 
 # %% ../../nbs/20_geometry.harmonics.ipynb #20-006
 def fem(vertices,  # [V,3]
@@ -264,8 +264,7 @@ def network_order(names=None,     # [R] parcel names
         if all(n in seven for n in names):  # 7-network names may have been put in another order
             i = [seven[n] for n in names]
             return '7' if i == sorted(i) else '17' if i == PERMUTATION_17_TO_7.tolist() else None
-        for o in ('7','17'):
-            if all(n.startswith(f'{o}Networks_') for n in names): return o
+        if o := order_of(names): return o
     if centroids is not None and np.shape(centroids) == (400, 3):
         c = schaefer().centroids
         far = {o:np.linalg.norm(np.asarray(centroids)-x, axis=1).mean() for o,x in {'7':c, '17':c[PERMUTATION_17_TO_7]}.items()}

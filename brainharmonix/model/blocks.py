@@ -49,6 +49,7 @@ def pack(x:Tensor,     # [B,N,D]
     return Packed(x[b,at], tuple(mask.sum(1).tolist()), at, grid or (x.shape[1],))
 
 # %% ../../nbs/32_model.blocks.ipynb #32-010
+@lru_cache(None)
 def backends()->tuple:
     "Attention backends that this machine can run"
     cuda = torch.cuda.is_available()

@@ -7,7 +7,6 @@ __all__ = ['Session', 'session', 'batch', 'volumes', 'step_seed', 'picks']
 
 # %% ../../nbs/60_train.data.ipynb #60-003
 from dataclasses import dataclass
-import numpy as np
 import torch
 from torch import Tensor
 from ..core import refuse
