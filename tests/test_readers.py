@@ -1,10 +1,13 @@
 "Scans in all their forms read the same; what cannot be used ends in one sentence with file, fault and remedy"
 import gzip, json, shutil
 import nibabel as nib, numpy as np, pandas as pd, pytest
+from nilearn import signal
+from scipy.fft import dct
 from nilearn.image import resample_img
 from brainharmonix.core import BadInput, sample
 from brainharmonix.preprocess import bold
-from brainharmonix.preprocess.bold import embedded_run, fsaverage5_labels, read_bold, read_confounds, save_ptseries
+from brainharmonix.preprocess.bold import (LEAST, MOVES, cleaned, despiked, embedded_run, finish, fsaverage5_labels, project, read_bold, read_confounds, save_bold,
+                                           save_ptseries, schaefer_names, strategy_columns)
 from brainharmonix.preprocess.t1 import mni152, read_t1, t1_grid
 
 R, T = 400, 40
@@ -144,7 +147,7 @@ def test_volume_is_3d(forms): refused(lambda: read_bold(forms[1]/'atlas.nii.gz',
 def test_volume_elsewhere(forms, tmp_path):
     im = nib.load(forms[1]/'x.nii.gz'); A = np.eye(4); A[0,3] = 15; nib.save(nib.Nifti1Image(im.get_fdata(dtype='f4'), A, im.header), tmp_path/'far.nii.gz')
     refused(lambda: read_bold(tmp_path/'far.nii.gz', tr=2, atlas=forms[1]/'atlas.nii.gz'), 'far.nii.gz', 'does not cover', 'space of the atlas')
-def test_dtseries(tmp_path): refused(lambda: read_bold(tmp_path/'a.dtseries.nii', tr=2), 'a.dtseries.nii', 'parcellate')
+def test_cifti_of_maps(tmp_path): refused(lambda: read_bold(tmp_path/'a.dscalar.nii', tr=2), 'a.dscalar.nii', 'maps', '.dtseries.nii')
 @pytest.mark.parametrize('background', [0,1,None])
 def test_label_table_that_counts_background(tmp_path, background):
     "Names stay with their parcels, also where the volume lost the first one"
@@ -174,9 +177,89 @@ def test_spikes_are_missing_frames(npy, x):
     assert 'global_signal' not in used and b.missing.tolist() == [t == 5 for t in range(T)] and (b.x[:,5] == 0).all() and abs(b.x.mean(1)).max() < 1e-4
 def test_band_beyond_nyquist(npy, x): refused(lambda: read_bold(npy(x), tr=6, band=(.009,.1)), 'band', 'TR 6 s')
 
+# ---- cleaning
+@pytest.fixture(scope='module')
+def nuisance():
+    "200 frames of a known signal under known confounds"
+    rng = np.random.default_rng(0); n = 200; d = pd.DataFrame(.02*rng.standard_normal((n,6)).cumsum(0), columns=MOVES).assign(white_matter=rng.standard_normal(n), csf=rng.standard_normal(n), global_signal=rng.standard_normal(n)); d.loc[100:,'trans_x'] += 2; d[list(MOVES[3:])] /= 50 # rad
+    truth = rng.standard_normal((9,n)); return truth, 800+truth+3*rng.standard_normal((9,9)) @ (d/d.std()).to_numpy().T+np.arange(n), d
+
+def test_projection_is_that_of_nilearn(nuisance):
+    _, x, d = nuisance; c = d.to_numpy()
+    assert np.allclose(cleaned(x, 2., c), signal.clean(x.T, detrend=True, confounds=c, standardize='zscore_sample', standardize_confounds=True).T, atol=1e-5)
+
+@pytest.mark.parametrize('missing', [False, True])
+def test_nothing_comes_back(nuisance, missing):
+    "After the one projection the series are orthogonal to mean, trend, confounds and every cosine out of the band, over the frames that exist"
+    _, x, d = nuisance; n = x.shape[1]; m = np.zeros(n, bool); m[[5,6,80]] = missing; keep = ~m; c = d.to_numpy(); y, df = project(x, 2., c, m, (.01,.1))
+    f = np.arange(n)/(2*n*2.); k = np.flatnonzero((f < .01) | (f > .1)); out = np.cos(np.pi*np.outer(np.arange(n)+.5, k)/n)
+    Z = np.c_[out, np.arange(n), c][keep]; Z = Z/np.linalg.norm(Z, axis=0)
+    assert abs(y[:,keep] @ Z).max() < 1e-8*abs(x).max() and (y[:,m] == 0).all() and df == keep.sum()-np.linalg.matrix_rank(Z, tol=1e-6)
+    if not missing: assert (dct(y, axis=1)[:,k]**2).sum() < 1e-12*(dct(y, axis=1)**2).sum()
+
+def test_a_confound_of_the_stop_band_does_not_come_back():
+    t = np.arange(300)*2.; truth, slow, fast = (np.sin(2*np.pi*f*t+p) for f,p in ((.04,1), (.06,0), (.2,2))); c = (slow+3*fast)[:,None]
+    b = finish('run', (truth+slow+3*fast)[None], 2., confounds=c, columns=['1'], band=(.01,.1)); power = lambda y,f: abs(y @ np.exp(2j*np.pi*f*t))
+    assert power(b.x[0], .2) < .01*power(b.x[0], .04) and np.corrcoef(b.x[0], truth)[0,1] > .98
+    naive = signal.clean(signal.clean((truth+slow+3*fast)[:,None], t_r=2., low_pass=.1, high_pass=.01, standardize=None), confounds=c, standardize=None)[:,0]; assert power(naive, .2) > .1*power(naive, .04)
+
+@pytest.mark.parametrize('strategy,n', [('none',0), ('motion6',6), ('motion12',12), ('motion24',24), ('motion6+wm+csf',8), ('motion24+wm+csf+global',27), ('motion24+wm4+csf4+global4',36), ('wm2',2), ('default',14), ('paper',15)])
+def test_strategies(nuisance, strategy, n):
+    c, _, used = read_confounds(nuisance[2], 200, strategy=strategy); assert c.shape == (200,n) and len(set(used)) == n and np.isfinite(c).all()
+    if 'motion24' in strategy: i = used.index('rot_y_derivative1_power2'); assert np.allclose(c[1:,i], np.diff(nuisance[2].rot_y)**2)
+@pytest.mark.parametrize('bad', ['motion7','gsr','','motion6+','wm3','aroma'])
+def test_unknown_strategy(npy, x, nuisance, bad): refused(lambda: read_bold(npy(x), tr=2, strategy=bad), 'strategy', repr(bad)); refused(lambda: strategy_columns(bad), 'unknown part')
+def test_strategy_without_its_columns(npy, x): refused(lambda: read_bold(npy(x), tr=2, strategy='motion6'), 'no confounds'); refused(lambda: read_bold(npy(x), tr=2, strategy='motion6', confounds=np.zeros((T,2))), 'no column trans_x')
+
+def test_the_truth_under_the_confounds(nuisance):
+    truth, x, d = nuisance; r = lambda **kw: np.mean([np.corrcoef(a, b)[0,1] for a,b in zip(finish('run', x, 2., confounds=d, **kw).x, truth)])
+    assert r(strategy='none') < .5 < .9 < r(strategy='motion6+wm+csf+global')
+def test_paper_preset(nuisance):
+    b = finish('run', nuisance[1], 2., confounds=nuisance[2], strategy='paper'); s = b.decisions['steps']
+    assert b.decisions['band'] == [.009,.08] and len(b.decisions['confounds']) == 15 and s[0].startswith('despiked') and '15 confounds, frequencies outside 0.009-0.08 Hz' in s[1] and s[-1].startswith('z-scored')
+    assert finish('run', nuisance[1], 2., confounds=nuisance[2], strategy='paper', band=(.01,.1), despike=False).decisions['band'] == [.01,.1]
+
+def test_censoring(nuisance):
+    _, x, d = nuisance; b = finish('run', x, 2., confounds=d, fd=.5); moved = np.flatnonzero(b.missing).tolist(); assert moved == np.flatnonzero(b.fd > .5).tolist() and 100 in moved and (b.x[:,b.missing] == 0).all()
+    assert np.isclose(b.fd[100], np.abs(np.diff(d[list(MOVES)].to_numpy(), axis=0))[99] @ [1,1,1,50,50,50])
+    keep = ~b.missing; assert abs(b.x[:,keep].mean(1)).max() < 1e-5 and np.allclose(b.x[:,keep].std(1, ddof=1), 1, atol=1e-4)
+    i = finish('run', x, 2., confounds=d, fd=.5, censor='interpolate'); assert not i.missing.any() and np.array_equal(i.x[:,keep], b.x[:,keep])
+    m = np.zeros(200, bool); m[[0,50,199]] = True; i = finish('run', x, 2., missing=m, censor='interpolate'); assert np.allclose(i.x[:,50], (i.x[:,49]+i.x[:,51])/2, atol=1e-6) and np.array_equal(i.x[:,0], i.x[:,1]) and np.array_equal(i.x[:,199], i.x[:,198])
+    refused(lambda: finish('run', x, 2., missing=m, censor='drop'), 'censor', 'interpolate'); assert any('no framewise displacement' in n for n in finish('run', x, 2., fd=.5).notes)
+
+def test_despiking():
+    x = np.tile([0,1.,0,-1,2,-2], 40)[None].repeat(2, 0); x[0,120] = 1e3; y = despiked(x); s = np.sqrt(np.pi/2)*1  # the median deviation of 0 0 1 1 2 2 is 1
+    assert np.isclose(y[0,120], 4*s, rtol=1e-6) and np.array_equal(np.delete(y, 120, 1), np.delete(x, 120, 1)) and np.array_equal(y[1], x[1])
+    x[0,120] = 3*s; assert np.isclose(despiked(x)[0,120], s*(2.5+1.5*np.tanh(.5/1.5)))
+    m = np.zeros(240, bool); m[120] = True; assert despiked(x, m)[0,120] == x[0,120]
+
+def test_degrees_of_freedom(nuisance):
+    _, x, d = nuisance; n = LEAST+2+27-1; refused(lambda: finish('run', x[:,:n], 2., confounds=d.iloc[:n], strategy='motion24+wm+csf+global'), 'confounds', f'leave {LEAST-1} of {n} degrees of freedom', '27 columns')
+    assert finish('run', x[:,:n+1], 2., confounds=d.iloc[:n+1], strategy='motion24+wm+csf+global').decisions['degrees_of_freedom'] == LEAST
+    refused(lambda: finish('run', x[:,:60], 2., confounds=d.iloc[:60], strategy='motion24', band=(.009,.08)), 'degrees of freedom', '0.009-0.08 Hz', 'columns=')
+    assert finish('run', x[:,:60], 2., confounds=d.iloc[:60], strategy='motion6').decisions['degrees_of_freedom'] == 60-2-6
+
+def test_signal_is_mean_and_sd(npy, x):
+    b = read_bold(npy(1e4+100*x), tr=2); t = np.arange(T)-(T-1)/2; y = 1e4+100*x.astype(float); slope = y @ t/(t @ t)
+    assert np.allclose(b.mean[:,None]+b.sd[:,None]*b.x+slope[:,None]*t, y, atol=.01)  # what went was the trend
+
+# ---- records
+def test_record(tmp_path, npy, x):
+    m = np.arange(T) == 7; b = read_bold(npy(5e3+20*x), tr=2, names=NAMES, missing=m); b.fd = np.linspace(0, 1, T).astype('f4'); b.coverage = np.linspace(.5, 1, R).astype('f4')
+    f = save_bold(tmp_path/'a_timeseries.safetensors', b); a = read_bold(f, parcels=R, expect_order='7', tr=2)
+    for k in ('mean','sd','coverage','fd','missing'): assert np.array_equal(getattr(a, k), getattr(b, k)), k
+    assert (a.tr, a.names, a.order, a.atlas, a.source, a.notes, a.decisions) == (b.tr, NAMES, '7', 'Schaefer-400', b.source, b.notes, b.decisions) and a.x.dtype == np.float32 and (a.x[:,m] == 0).all()
+    s, r = (v.mean[:,None]+v.sd[:,None]*v.x for v in (b, a)); assert (abs(s-r) <= 2**-11*abs(b.sd[:,None]*b.x)+1e-3).all()
+    for kw,w in ((dict(tr=.8), '0.8'), (dict(names=NAMES[::-1]), 'names'), (dict(order='17'), '17'), (dict(expect_order='17'), '17-network'), (dict(parcels=200), '200'), (dict(band=(.01,.1)), 'band'), (dict(confounds=np.zeros((T,1))), 'confounds'), (dict(missing=m), 'missing'), (dict(strategy='motion6'), 'strategy')):
+        refused(lambda: read_bold(f, **kw), 'a_timeseries.safetensors', w)
+    f.write_bytes(f.read_bytes()[:-9]); refused(lambda: read_bold(f), 'a_timeseries.safetensors', 'cut off')
+def test_record_of_a_run_that_was_not_cleaned(tmp_path, npy, x):
+    b = read_bold(npy(5e3+20*x), tr=2, clean=False); a = read_bold(save_bold(tmp_path/'a_timeseries.safetensors', b)); assert abs(a.mean[:,None]+a.sd[:,None]*a.x-b.x).max() < .1 and abs(a.x.std(1, ddof=1)-1).max() < 1e-3
+    assert a.decisions['steps'] == ['not cleaned'] and b.mean is None
+
 def test_real_run():
     b = embedded_run()
-    assert b.x.shape == (400,652) and b.tr == 1.4 and b.order == '7' and any('says TR 1 s' in n for n in b.notes)
+    assert b.x.shape == (400,652) and b.tr == 1.4 and b.order == '7' and b.names == schaefer_names() and b.coverage.min() > .5 and any('says TR 1 s' in n for n in b.notes)
 
 def test_fsaverage5_labels_agree_with_the_annot():
     if sample('parcellations') is None: pytest.skip('BRAINHARMONIX_DATA does not hold parcellations')

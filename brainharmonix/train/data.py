@@ -7,11 +7,13 @@ __all__ = ['Session', 'session', 'batch', 'volumes', 'step_seed', 'picks']
 
 # %% ../../nbs/60_train.data.ipynb #60-003
 from dataclasses import dataclass
+import numpy as np
 import torch
 from torch import Tensor
 from ..core import refuse
+from ..preprocess.bold import Bold
+from ..preprocess.scale import Statistics, normalised
 from ..model.tape import canonical, windows
-from ..model.passport import bold_norm
 
 # %% ../../nbs/60_train.data.ipynb #60-006
 @dataclass
@@ -22,15 +24,23 @@ class Session:
     mask:Tensor=None  # [P] bool, windows that exist
     t1:Tensor=None    # [X,Y,Z] float16, normalised
 
-def session(subject:str, bold=None, tr:float=None, t1=None, missing=None, norm:str='zscore', tau:float=35.28, k0:int=48)->Session:
+def session(subject:str,
+            bold=None,         # Bold, or [R,T] with tr and missing
+            tr:float=None,     # s
+            t1=None,           # [X,Y,Z], normalised
+            missing=None,      # [T] bool
+            norm='zscore',     # or Statistics of the training subjects (chapter 11c)
+            tau:float=35.28, k0:int=48)->Session:
     "Normalise, cut into windows, project"
     z = mask = None
     if bold is not None:
-        w = windows(bold.shape[1], tr, tau, k0, missing=missing)
-        z, mask = canonical(torch.from_numpy(bold_norm(bold, norm, missing)), w).half(), torch.tensor(w.mask)
+        if not hasattr(bold, 'tr'): bold = Bold(np.asarray(bold), tr, missing=missing)
+        w = windows(bold.x.shape[1], bold.tr, tau, k0, missing=bold.missing)
+        x = normalised(bold, norm if isinstance(norm, Statistics) else Statistics(norm))
+        z, mask = canonical(torch.from_numpy(x), w).half(), torch.tensor(w.mask)
     return Session(subject, z, mask, None if t1 is None else torch.as_tensor(t1).half())
 
-# %% ../../nbs/60_train.data.ipynb #60-010
+# %% ../../nbs/60_train.data.ipynb #60-012
 def batch(sessions:list,          # with BOLD
           crop:int=None,          # windows at most; None: all
           g:torch.Generator=None, # for the place of the stretch
@@ -50,7 +60,7 @@ def volumes(sessions:list)->Tensor: # [B,1,X,Y,Z] float32
     "Stack the T1s of several sessions"
     return torch.stack([s.t1 for s in sessions])[:,None].float()
 
-# %% ../../nbs/60_train.data.ipynb #60-013
+# %% ../../nbs/60_train.data.ipynb #60-015
 def step_seed(seed:int, step:int)->torch.Generator:
     "Randomness of one step or epoch"
     return torch.Generator().manual_seed(seed*1_000_003 + step)
