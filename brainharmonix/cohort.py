@@ -7,12 +7,12 @@ __all__ = ['COLUMNS', 'TEXT', 'NUMBERS', 'ALIKE', 'schema', 'locate', 'manifest'
            'id_hash', 'split_hash', 'save_split', 'load_split', 'fingerprint', 'in_step', 'copies', 'check_leakage']
 
 # %% ../nbs/01_cohort.ipynb #01-003
-import hashlib, json, re, unicodedata
+import hashlib, json, re, unicodedata, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from .core import atomic, digest, refuse
+from .core import atomic, digest, refuse, sha256
 
 # %% ../nbs/01_cohort.ipynb #01-006
 COLUMNS = dict(subject='who: rows with the same id are the same person', session='which visit of that person', run='which BOLD run of that session, where there are several',
@@ -32,7 +32,9 @@ def _table(rows, need=()): # what every function here asks of its rows
     "Table that has `subject` and the columns in `need`, its name, and the line of each row in an editor or spreadsheet: the header is line 1"
     file = isinstance(rows, (str, Path)); name = rows if file else 'manifest'
     if file:
-        try: rows = pd.read_csv(rows, sep='\t' if str(rows).endswith('.tsv') else ',', dtype=dict.fromkeys(TEXT, str), encoding='utf-8-sig', skip_blank_lines=False, index_col=False).dropna(how='all')
+        try:
+            with warnings.catch_warnings(action='error', category=pd.errors.ParserWarning): rows = pd.read_csv(rows, sep='\t' if str(rows).endswith('.tsv') else ',', dtype=dict.fromkeys(TEXT, str), encoding='utf-8-sig', skip_blank_lines=False, index_col=False).dropna(how='all')
+        except pd.errors.ParserWarning: refuse(name, 'has lines with more cells than its header has names', 'give every column a name, and put text that holds the separator in quotes')
         except (OSError, ValueError) as e: refuse(name, f'cannot be read as a table ({str(e).splitlines()[0]})', 'give a .csv or .tsv file, in UTF-8, with a header line')
     m = pd.DataFrame(rows).rename(columns=lambda c: c.strip() if isinstance(c, str) else c)
     line = 2 + (m.index.to_numpy() if file else np.arange(len(m))); m = m.reset_index(drop=True)
@@ -83,7 +85,7 @@ def _files(m, folder, sums): # of (column, row, fault)
     if sums and 'checksum' in m:
         for i,r in m[m.checksum.notna()].iterrows():
             at = next((locate(r[c], folder)[0] for c in ('bold', 't1') if c in m and pd.notna(r[c])), None)
-            if isinstance(at, Path) and at.is_file() and hashlib.sha256(at.read_bytes()).hexdigest() != r.checksum: yield 'checksum', i, f'is not that of {at.name}'
+            if isinstance(at, Path) and at.is_file() and sha256(at) != r.checksum: yield 'checksum', i, f'is not that of {at.name}'
 
 def manifest(rows,             # DataFrame, list of dicts, or path of a .csv or .tsv file
              need=(),          # columns that must be there beside `subject`

@@ -7,13 +7,13 @@ __all__ = ['Code', 'Strict', 'Access', 'Count', 'TR', 'Task', 'Column', 'Table',
            'build', 'save_manifest', 'summary', 'target', 'fetch']
 
 # %% ../nbs/01a_cohorts.ipynb #01a-003
-import hashlib, os, re, sys
+import os, re, sys
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from .core import BadInput, atomic, refuse, shipped
+from .core import BadInput, atomic, refuse, sha256, shipped
 from .cohort import id_hash, locate, manifest
 
 # %% ../nbs/01a_cohorts.ipynb #01a-006
@@ -233,7 +233,7 @@ def build(name,            # cohort, or path of a cohort file
     if not len(m): refuse(c.name, 'has no usable row' + ''.join(f', {n} of them: {w}' for w,n in pd.Series([w for *_,w in left], dtype=object).value_counts().items()), 'see the patterns in its cohort file (files:)')
     if checksums:
         one = lambda r: next((locate(p) for k in ('bold', 't1') if pd.notna(p := r.get(k))), (None, None))
-        m['checksum'] = [hashlib.sha256(f.read_bytes()).hexdigest() if isinstance(f, Path) and not inside else None for f,inside in (one(r) for r in m.to_dict('records'))]
+        m['checksum'] = [sha256(f) if isinstance(f, Path) and not inside else None for f,inside in (one(r) for r in m.to_dict('records'))]
     return manifest(m, labels=c.labels), pd.DataFrame(left, columns=['subject', 'file', 'reason'])
 
 def save_manifest(path, m)->None: # .csv or .tsv

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from .core import cache_dir, digest, filled, provenance
 from .preprocess.t1 import brain_mask
 from .geometry.gradients import gradient_table
@@ -89,7 +89,7 @@ def embed_session(out,               # folder for the three files
     card = {**model.passport.as_dict(), 'config':model.config.hash()}
     short = {k:v for k,v in card.items() if k not in ('names','made','statistics','subject_hashes')} | {'parcels':len(card['names'])}
     with filled(out) as tmp:
-        save_file(hubs, tmp/'tokens.safetensors')
+        (tmp/'tokens.safetensors').write_bytes(save(hubs)) # save_file would hide it from others: mode 0600
         (tmp/'passport.json').write_text(json.dumps(dict(checkpoint=card, config=model.config.as_dict(), input=scan, notes=notes, software=made, tokens=digest(e.hub)), indent=1))
         names = {'hub':'both' if len(hubs) > 1 or len(scan) == 2 else 'BOLD only' if bold is not None else 'T1 only', 'hub_bold':'BOLD only', 'hub_t1':'T1 only'}
         of = lambda s, k: getattr(s, k, None)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from .core import BadInput, atomic, refuse
 
 # %% ../nbs/02_record.ipynb #02-005
@@ -90,7 +90,7 @@ def save_record(path,        # file to appear, *.safetensors
     if meta['kind'] == 't1': arrays |= _packed(arrays.pop('x'))
     sums = {k:_sum(k, a) for k,a in arrays.items()}
     head = _json(dict(version=1, meta=meta, sums=sums, sha256=content_hash(sums, meta))) # one key, as safetensors does not sort them: same content, same bytes
-    with atomic(path) as tmp: save_file(arrays, tmp, dict(record=head)); _sync(tmp)
+    with atomic(path) as tmp: tmp.write_bytes(save(arrays, dict(record=head))); _sync(tmp) # save_file would hide it from others: mode 0600
     _sync(path.parent)
     return path
 
@@ -108,7 +108,7 @@ def _opened(path, kind=None):
             if head['sha256'] != content_hash(sums, meta) or set(sums) != set(f.keys()): refuse(path, 'is damaged: its header does not match its checksum', again)
             if kind and meta['kind'] != kind: refuse(path, f'is a record of kind {meta["kind"]}, not {kind}', f'give a {kind} record')
             yield f, head, sums, meta
-    except (BadInput, MemoryError): raise
+    except BadInput: raise
     except Exception as e: refuse(path, f'is cut off, damaged or no record ({" ".join(str(e).split())[:100].rstrip(".;") or type(e).__name__})', again)
 
 # %% ../nbs/02_record.ipynb #02-016

@@ -51,6 +51,10 @@ def test_the_same_twice(tmp_path, capsys, checkpoint, bold):
         hubs.append(load_file(tmp_path/name/'tokens.safetensors')['hub'])
     assert np.array_equal(*hubs)
 
+def test_colleagues_may_read_them(tmp_path, capsys, checkpoint, bold):
+    assert run(capsys, 'embed', '--checkpoint', checkpoint, '--bold', bold, '--tr', 2, '--out', tmp_path/'out')[0] == 0
+    (tmp_path/'plain').open('w').close(); assert {f.stat().st_mode for d in (tmp_path/'out', checkpoint) for f in d.iterdir()} == {(tmp_path/'plain').stat().st_mode}
+
 def test_other_files_in_the_folder_stay(tmp_path, capsys, checkpoint, bold):
     (tmp_path/'out').mkdir(); (tmp_path/'out'/'mine.txt').write_text('keep')
     assert run(capsys, 'embed', '--checkpoint', checkpoint, '--bold', bold, '--tr', 2, '--out', tmp_path/'out')[0] == 0

@@ -172,7 +172,7 @@ dims = lambda *n: dict(dim=np.r_[len(n), n, np.ones(7-len(n), int)])
 BIG = dict(e13=dims(32767,32767,32767), e17=dict(**dims(32767,32767,32767,32767), datatype=64, bitpix=64), gigabytes=dims(30000,30000,2))
 ODD = dict(zero=dims(0,9,8), negative=dims(-9,10,8), flat=dims(720), none=dict(dim=np.zeros(8)), eight=dict(dim=np.full(8, 8)), **{f'type {t}':dict(datatype=t) for t in (0,1,32,128,255,1536,1792,2048,2304,9999)},
            **{f'{k} {v}':{k:v} for k in ('vox_offset','scl_slope','scl_inter') for v in (np.nan, np.inf, -1., 1e18, 1e38)}, **{f'{k} {v}':{k:np.full(s, v)} for k,s in (('pixdim',8), ('srow_x',4), ('srow_y',4)) for v in (np.nan, np.inf, 0., -1., 1e30)},
-           codes=dict(sform_code=0, qform_code=0), code=dict(sform_code=-5, qform_code=1), turn=dict(sform_code=0, qform_code=1, quatern_b=3., quatern_c=3.), pair=dict(magic=b'ni1'), magic=dict(magic=b'xxx'), size=dict(sizeof_hdr=540), swapped=dict(sizeof_hdr=1543569408))
+           codes=dict(sform_code=0, qform_code=0), units=dict(xyzt_units=255), unit=dict(xyzt_units=4), code=dict(sform_code=-5, qform_code=1), turn=dict(sform_code=0, qform_code=1, quatern_b=3., quatern_c=3.), pair=dict(magic=b'ni1'), magic=dict(magic=b'xxx'), size=dict(sizeof_hdr=540), swapped=dict(sizeof_hdr=1543569408))
 PLAIN = written(lambda p: nib.save(HEAD, p), '.nii')
 
 @needs_linux
@@ -266,6 +266,11 @@ def test_texts(d, end, kind):
 @pytest.mark.parametrize('kind', TEXTS)
 def test_manifest_texts(d, kind):
     for name in ('m.csv','m.tsv'): (d/name).write_bytes(TEXTS[kind]); answers(lambda: manifest(d/name))
+
+def test_manifest_lines_longer_than_the_header(d):
+    "An empty cell at the end is harmless; a value without a column is not dropped in silence"
+    (f := d/'long.csv').write_text('subject,site\n1,a,\n2,b,\n'); assert answers(lambda: manifest(f)).site.tolist() == ['a','b']
+    for text in ('subject,site\n1,a,9\n2,b,9\n', 'subject,site\n1,a\n2,b,9\n'): f.write_text(text); refuses(lambda: manifest(f), f)
 
 @needs_linux
 def test_a_table_of_a_hundred_thousand_columns(d): refuses(lambda: bold_of(d, '.csv', b'1,'*100_000+b'2'), 'x.csv')

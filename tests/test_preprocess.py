@@ -116,13 +116,21 @@ def test_a_full_disk_is_a_reason(tables, monkeypatch):
     def full(path, x): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(b, 'save_bold', full)
     did = participants(manifest_people(tables/'cohort.csv'), tables/'out')
-    assert did['new'] == 0 and 'No space left on device' in did['aside'][0]
+    assert did['new'] == 0 and did['aside'][0].endswith('No space left on device; free space or check the permissions, and use --retry.')
 
 # ---- many processes
 def test_a_dask_cluster_and_joblib_give_the_same_records(tables):
     people = manifest_people(tables/'cohort.csv')
     for out, how in (('one',{}), ('joblib',dict(n_jobs=2)), ('dask',dict(scheduler='local://2'))): participants(people, tables/out, **how)
     assert sha(tables/'one') == sha(tables/'joblib') == sha(tables/'dask') and len(sha(tables/'one')) == 5
+
+def test_relative_paths_reach_a_worker_elsewhere(tables, monkeypatch):
+    monkeypatch.chdir(tables); people = manifest_people('cohort.csv')
+    assert all(os.path.isabs(s.path) for p in people for s in p.scans) and participants(people, 'out', scheduler='local://1')['new'] == 5 and len(sha(tables/'out')) == 5
+
+def test_mixed_settings_are_said(tables, capsys):
+    people = manifest_people(tables/'cohort.csv'); participants(people[:2], tables/'out'); participants(people[2:], tables/'out', Settings(fd=.2)); m = pd.read_csv(group(tables/'out')['manifest.csv'])
+    assert 'records of 2 different settings' in capsys.readouterr().err and m.settings.nunique() == 2
 
 # ---- BIDS folders
 def test_a_folder_is_read_by_its_names(tmp_path):
@@ -164,6 +172,13 @@ def test_bad_calls(tmp_path, monkeypatch, capsys, argv, fault):
     for n,ids in dict(twice=('a','a'), up=('../a','b'), alike=('a_b','ab')).items(): (tmp_path/f'{n}.csv').write_text('subject,session,bold,tr\n' + ''.join(f'{i},1,{i}.npy,2\n' for i in ids))
     code, out, err = run('preprocess', *argv, capsys=capsys)
     assert code == 2 and fault in err and err.count('\n') == 1 and not list(tmp_path.rglob('sub-*.html')), (code, err)
+
+def test_ids_with_letters_that_a_shell_knows(tmp_path, monkeypatch, capsys):
+    "The proposed next command can be pasted"
+    import shlex; monkeypatch.chdir(tmp_path); (tmp_path/'a b').mkdir(); np.save(tmp_path/'a b/x y.npy', SERIES)
+    code, out, _ = run('preprocess', '--bold', 'a b/x y.npy', '--tr', 2, '--out', 'my records', capsys=capsys)
+    said = shlex.split(next(l for l in out.splitlines() if l.startswith('next'))[4:])
+    assert code == 0 and said[:2] == ['brainharmonix','embed'] and Path(said[said.index('--bold')+1]).is_file()
 
 def test_dry_run_writes_nothing(tables, capsys):
     code, out, _ = run('preprocess', '--manifest', tables/'cohort.csv', '--out', tables/'out', '--dry-run', capsys=capsys)
@@ -214,8 +229,8 @@ def test_real_cohorts_become_records_through_their_manifests(tmp_path, name, row
 def test_from_the_scanner_to_hub_tokens_in_two_commands(tmp_path, capsys):
     t1, bold = (sample('studyforrest')/f for f in ('sub-02_T1w.nii.gz','sub-02_task-oneback_run-1_bold.nii.gz'))
     code, out, err = run('preprocess', '--t1', t1, '--bold', bold, '--out', tmp_path/'records', capsys=capsys); assert code == 0, err
-    paths = dict(l.split(maxsplit=2)[::2] for l in out.splitlines() if ' record ' in l)
-    assert run('embed', '--bold', paths['bold'], '--t1', paths['t1'], '--out', tmp_path/'tokens') == 0
+    said = next(l for l in out.splitlines() if l.startswith('next')).split()[2:]  # the command that it proposes
+    assert said[0] == 'embed' and run(*said[:-1], tmp_path/'tokens') == 0
     from safetensors.numpy import load_file
     assert np.isfinite(load_file(tmp_path/'tokens/tokens.safetensors')['hub']).all()
     m = {k:v for e in status(tmp_path/'records', '02').values() for k,v in e['metrics'].items() if v is not None}

@@ -189,7 +189,7 @@ def test_files_that_are_no_run(tmp_path):
     f = tmp_path/'run.nii.gz'; x = np.random.default_rng(0).normal(1000, 10, (8,8,8,30)).astype('f4'); hole = x.copy(); hole[1,2,3,4] = np.nan; turned = np.diag([-3.,3,3,1]); off = np.diag([3.,3,3,1]); off[0,3] = 9
     run = lambda **k: raw.raw_bold(f, None, **k)
     for bad,words in ((dict(x=x[...,0]), ('3-D','4-D BOLD run')), (dict(x=0*x), ('constant',)), (dict(x=hole), ('1 NaN',)), (dict(x=x[...,:15]), ('15 frames','at least 20')), (dict(x=x[:,:,:2]), ('(8, 8, 2)',)),
-                      (dict(x=x, change=lambda im: im.set_qform(turned, 1)), ('mirror',)), (dict(x=x, change=lambda im: im.set_qform(off, 1)), ('9.0 mm',)), (dict(x=x, change=lambda im: (im.set_sform(None, 0), im.set_qform(None, 0))), ('both 0',))):
+                      (dict(x=x, change=lambda im: im.set_qform(turned, 1)), ('flips left and right',)), (dict(x=x, change=lambda im: im.set_qform(off, 1)), ('disagree', '9.0 mm')), (dict(x=x, change=lambda im: (im.set_sform(None, 0), im.set_qform(None, 0))), ('both 0',))):
         put(f, **bad); refused(run, f, *words)
     put(f, x); refused(lambda: run(drop=15), '15 after dropping the first 15'); refused(lambda: run(drop=-1), 'drop', '-1'); refused(lambda: run(tr=2000), 'milliseconds')
     put(f, x, zoom=0); refused(run, 'no TR')

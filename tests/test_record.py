@@ -58,6 +58,9 @@ def test_checksum_is_of_the_content(tmp_path):
     b = run(); b['fd'][5] += 1e-3
     assert len({one, sha(b, META), sha(a, dict(META, tr=.736)), sha(a | dict(y=np.zeros(1)), META), sha(a | dict(z=np.zeros(1)), META)}) == 5
 
+def test_colleagues_may_read_it(tmp_path, rec):
+    (tmp_path/'plain').open('w').close(); assert rec.stat().st_mode == (tmp_path/'plain').stat().st_mode
+
 def test_same_content_same_bytes(tmp_path):
     one, two = (save_record(tmp_path/f'{i}.safetensors', run(), META).read_bytes() for i in (1, 2)); assert one == two
 

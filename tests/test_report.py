@@ -4,7 +4,9 @@ from html.parser import HTMLParser
 import numpy as np, pandas as pd, pytest
 from brainharmonix.core import BadInput
 from brainharmonix.geometry.harmonics import schaefer
-from brainharmonix.report import alike, compare, connectivity, erank, homologues, networks, report, tidy, zscore
+from brainharmonix.bench import probe as bench
+from brainharmonix.preprocess.qc import connectivity, homologues, networks, zscore
+from brainharmonix.report import alike, erank, report, tidy
 
 EVIL = '<script>alert("x")</script>&\'".nii.gz'
 HEADINGS = ['What went in','BOLD','T1','Hub tokens','What the hub tokens read','Training','Probe','Software and weights']
@@ -53,7 +55,7 @@ def test_every_part(full):
     p = Page(full); assert [h for h in re.findall(r'<h2><span>\d</span>([^<]*)</h2>', full)] == HEADINGS
     assert full.count('<figure>') == full.count('<figcaption>') >= 9 and 'figure' in p.tags
     for s in ('sub-01_bold.npy','a note','FC of homologous parcels','effective rank','Last block, mean over heads.','mainly BOLD','times even','Attention on each parcel','Attention per T1 patch',
-              'FC + logistic regression','Bayes optimum','not told apart from','ab'*32,'Apache-2.0','packages · torch','not for clinical use','12 frames missing'): assert s in p.text, s
+              'FC + logistic regression','Bayes optimum','no verdict is given','ab'*32,'Apache-2.0','packages · torch','not for clinical use','12 frames missing'): assert s in p.text, s
     assert 'No ' not in ' '.join(re.findall(r'class="missing">([^<]*)', full))
 
 def test_simulated_is_said(full, tmp_path):
@@ -116,8 +118,10 @@ def test_constant_and_mixed_up_parcels(tmp_path):
 
 def test_numbers():
     rng = np.random.default_rng(0); x = rng.standard_normal((6,50)); gone = np.arange(50)%9==0
-    assert np.allclose(connectivity(zscore(x, gone)[0]), np.corrcoef(x[:,~gone]))
-    y = x.copy(); y[:,gone] = np.nan; assert np.allclose(connectivity(zscore(y)[0]), np.corrcoef(x[:,~gone]))
+    near = lambda z: np.allclose(connectivity(z), np.corrcoef(x[:,~gone]), atol=1e-6) # the model's float32
+    assert near(zscore(x, gone)[0]) and near(zscore(1000+20*x, gone)[0])
+    y = x.copy(); y[:,gone] = np.nan; assert near(zscore(y)[0])
+    y = x.copy(); y[2] = .1; z, none = zscore(y, gone); assert np.isnan(z[2]).all() and np.isnan(z[:,gone]).all() and np.isfinite(np.delete(z, 2, 0)[:,~none]).all() # .1 is not exact: its sd in float is not 0
     assert np.isclose(erank(np.eye(7)), 7) and np.isclose(erank(np.ones((7,3))), 1)
     u = rng.standard_normal((5,9)); c = (u@u.T)/np.outer(*[np.linalg.norm(u,axis=1)]*2)
     assert np.isclose(alike(u), c[~np.eye(5,dtype=bool)].mean())
@@ -130,12 +134,18 @@ def test_networks_and_homologues():
     p = homologues(a.names, a); gap = np.linalg.norm(a.centroids[p[:,0]]*[-1,1,1]-a.centroids[p[:,1]], axis=1)
     assert len(p) > 100 and (p[:,0]<200).all() and (p[:,1]>=200).all() and np.median(gap) < 8
 
-@pytest.mark.parametrize('ours,fc,word', [((.8,.77,.83),(.7,.67,.73),'beat'), ((.6,.57,.63),(.7,.67,.73),'fall behind'), ((.71,.66,.76),(.7,.67,.73),'not told apart'), ((.71,np.nan,np.nan),(.7,.67,.73),'without intervals')])
-def test_verdict(ours, fc, word):
-    row = lambda n,v: dict(zip(('features','balanced_accuracy','CI lo','CI hi'), (n,*v)))
-    d = [row('hub tokens', ours), row('FC + logistic regression', fc)]
-    assert word in compare(d) and tidy(d).kind.tolist() == ['ours','baseline']
-    assert 'not shown to be above chance' in compare([row('hub tokens', (.52,.45,.59))])
+def test_rows_under_any_name():
+    d = tidy([{'features':'hub tokens', 'balanced_accuracy':.8, 'CI lo':.7, 'CI hi':.9}, {'features':'FC + logistic regression', 'balanced_accuracy':.7}, {'features':'Bayes optimum, both', 'balanced_accuracy':.9}])
+    assert d.kind.tolist() == ['ours','baseline','bound'] and d.lo[0] == .7 and np.isnan(d.lo[1]) and (d.chance == .5).all()
+
+def test_the_verdict_is_that_of_the_probe(tmp_path):
+    "Paired differences decide, never two intervals beside each other; a sentence that is handed in comes first"
+    rng = np.random.default_rng(0); y = rng.integers(0, 2, 60); x = rng.standard_normal((60,4)); x[:,0] += 3*y
+    for sets,word in (({'hub tokens':x, 'FC':rng.standard_normal((60,4))}, '"hub tokens" beats functional connectivity'), ({'hub tokens':x, 'FC':x}, 'does not beat'), ({'hub tokens':x}, 'was not compared')):
+        t = bench.compare(sets, y, np.arange(60), repeats=1, boots=100); text = lambda **kw: Page(report(tmp_path/'r.html', title='t', scan={}, **kw).read_text()).text
+        assert word in bench.verdict(t) and bench.verdict(t) in text(probe=t) and 'no verdict' not in text(probe=t)
+        assert 'mine' in text(probe=t, verdict='mine') and bench.verdict(t) not in text(probe=t, verdict='mine')
+    assert 'no verdict is given' in text(probe=PROBE) and 'functional connectivity' not in text(probe=PROBE)
 
 def test_cortex_only_where_the_atlas_is_known(full, tmp_path):
     assert 'Attention on each parcel' in full

@@ -146,5 +146,6 @@ def test_verdict_does_not_flatter():
 def test_fc_features_are_fisher_z():
     rng = np.random.default_rng(0); x = rng.standard_normal((5, 200))
     assert np.allclose(np.tanh(fc_features(x)), np.corrcoef(x)[np.triu_indices(5, 1)], atol=1e-5)
+    gone = np.arange(200) < 9; assert np.allclose(fc_features(np.where(gone, 99, x), gone), fc_features(x[:,~gone]), atol=1e-5) and np.allclose(fc_features(np.where(gone, np.nan, x)), fc_features(x[:,~gone]), atol=1e-5)
     for bad in (np.ones((4, 9)), np.full((4, 9), np.nan), np.zeros(4)):
         with pytest.raises(BadInput): fc_features(bad)

@@ -12,15 +12,16 @@ import numpy as np, pandas as pd
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from ..core import progress, refuse
 from ..cohort import kfold
+from ..preprocess.qc import connectivity, zscore
 
 # %% ../../nbs/70_bench.probe.ipynb #70-007
 def fc_features(x,            # [R,T] BOLD
+                missing=None, # [T] bool, frames that do not count; nor do those with values that are not finite
                )->np.ndarray: # float32 [R(R-1)/2]
     "Fisher-z of the upper triangle of the correlation matrix"
-    x = np.asarray(x, float)
-    if x.ndim != 2 or x.shape[1] < 3: refuse('BOLD', f'has shape {x.shape}', 'give parcels by frames, 3 frames or more')
-    if not np.isfinite(x).all() or (x.std(1) == 0).any(): refuse('BOLD', 'has missing values or constant parcels', 'clean it or drop those parcels')
-    return np.arctanh(np.clip(np.corrcoef(x)[np.triu_indices(len(x), 1)], -.999999, .999999)).astype(np.float32)
+    r = connectivity(zscore(x, missing)[0])[np.triu_indices(len(x), 1)]
+    if np.isnan(r).any(): refuse('BOLD', 'has constant parcels', 'drop those parcels')
+    return np.arctanh(np.clip(r, -.999999, .999999)).astype(np.float32)
 
 # %% ../../nbs/70_bench.probe.ipynb #70-010
 def project(train,  # [N,F]
@@ -121,7 +122,7 @@ def _check(X, y, groups, kind, folds):
         refuse('probe', f'class {few.idxmin()} has {few.min()} of {len(set(groups))} subjects, for {folds} folds', 'use two classes or more and fewer folds')
     return X.astype(np.float32) if X.dtype == np.float16 else X, y, groups
 
-# %% ../../nbs/70_bench.probe.ipynb #70-018b
+# %% ../../nbs/70_bench.probe.ipynb #70-019
 def probe(features,            # [N,F]
           y,                   # [N] classes or numbers
           groups,              # [N] subject of each row
@@ -145,7 +146,7 @@ def probe(features,            # [N,F]
     return dict(kind=kind, k=folds, n=len(y), subjects=len(set(groups)), folds=pd.DataFrame(rows), draws=draws, scores={m:float(v[0]) for m,v in draws.items()},
                 ci={m:interval(v, folds) for m,v in draws.items()})
 
-# %% ../../nbs/70_bench.probe.ipynb #70-024
+# %% ../../nbs/70_bench.probe.ipynb #70-025
 MAIN = dict(label='balanced_accuracy', score='r2')
 SHOWN = dict(label=['balanced_accuracy', 'accuracy', 'auc', 'mcc'], score=['r2', 'r', 'mae'])
 FC_ROW = dict(label='FC + logistic regression', score='FC + ridge')
@@ -177,7 +178,7 @@ def compare(sets:dict,           # name -> features [N,F]; the one whose name be
     t.attrs = dict(kind=kind, data=data or ('simulated' if bayes else 'real'), subjects=len(set(np.asarray(groups).astype(str))), sets=[k for k in done if k != fc])
     return t
 
-# %% ../../nbs/70_bench.probe.ipynb #70-025
+# %% ../../nbs/70_bench.probe.ipynb #70-026
 def verdict(table:pd.DataFrame,  # from `compare`
             name:str=None,       # the row to judge; the first set that is not FC by default
            )->str:               # one sentence

@@ -323,7 +323,9 @@ def label_names(path, ids): # file with columns number and name; [R] ids in the 
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-037
 def _header_tr(im): # (s, unit) or None, from a NIfTI header
-    z, unit = im.header.get_zooms(), im.header.get_xyzt_units()[1]
+    z = im.header.get_zooms()
+    try: unit = im.header.get_xyzt_units()[1]
+    except KeyError: unit = 'unknown' # a code that the standard lacks
     if len(z) < 4 or z[3] <= 0 or (unit == 'unknown' and z[3] == 1): return None  # 1 without a unit is what a header holds that nobody filled in
     return float(str(np.float32(z[3])))*(1 if unit in ('sec','unknown') else 1e-3 if unit == 'msec' else 1e-6), unit
 

@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from ..core import progress, refuse
-from .t1 import load_image, opened
+from .t1 import load_image, opened, placed
 from .atlas import _tissue, tissue, volume_atlas
 from .bold import MOVES, _header_tr, _stem, check_names, find_tr, finish, label_names, parcel_means, schaefer_names, seconds
 
@@ -35,27 +35,18 @@ def sidecar(path)->dict:
     if not isinstance(meta, dict): refuse(f, 'is not a JSON object', 'write the fields of the BIDS sidecar')
     return meta
 
-def _check_place(path, im):
-    s, q = (im.header.get_sform(coded=True), im.header.get_qform(coded=True))
-    if not s[1] and not q[1]: refuse(path, 'says nothing about where its voxels lie (sform and qform codes are both 0)', 'convert it again from DICOM')
-    if abs(np.linalg.det(im.affine[:3,:3])) < 1e-6: refuse(path, 'has an affine that cannot be inverted', 'convert it again from DICOM')
-    if not s[1] or not q[1]: return
-    corner = np.indices((2,2,2)).reshape(3, -1).T*(np.array(im.shape[:3])-1)
-    off = np.linalg.norm(apply_affine(s[0], corner)-apply_affine(q[0], corner), axis=1).max(); mirror = np.linalg.det(s[0][:3,:3])*np.linalg.det(q[0][:3,:3]) < 0
-    if mirror or off > voxel_sizes(im.affine).max(): refuse(path, f'has an sform and a qform that {"mirror each other" if mirror else f"differ by {off:.1f} mm"}', 'write the true affine into both')
-
-def load_run(path, tr=None, meta=None, trust_tr:bool=False): # s; sidecar fields
+def load_run(path, tr=None, meta=None, trust_tr:bool=False, trust=None): # s; sidecar fields
     "x [X,Y,Z,T] float32, affine, TR, sidecar, notes"
     im, x = load_image(path, what='BOLD run')
     if x.ndim != 4: refuse(path, f'is a {x.ndim}-D image {x.shape}, not a run', 'give a 4-D BOLD run')
-    _check_place(path, im); meta = sidecar(path) if meta is None else meta
+    A = placed(path, im, trust); meta = sidecar(path) if meta is None else meta
     if min(x.shape[:3]) < 4: refuse(path, f'has {x.shape[:3]} voxels', 'give a BOLD run of a whole head')
     if (n := x.size-np.isfinite(x).sum()): refuse(path, f'has {n} NaN or infinite values', 'convert it again from DICOM')
     if x.min() == x.max(): refuse(path, f'is constant (every value is {x.flat[0]:g})', 'copy or convert it again')
     head = _header_tr(im)
     if tr is None and meta.get('RepetitionTime') is not None: tr, notes = find_tr(path, seconds(meta['RepetitionTime'], f'{_stem(path)}.json'), head and head[0], True)
     else: tr, notes = find_tr(path, tr, head and head[0], trust_tr)
-    return x, im.affine, tr, meta, notes
+    return x, A, tr, meta, notes
 
 # %% ../../nbs/11b_preprocess.raw.ipynb #11b-008
 def unsteady(g,         # [T] mean signal of the head
@@ -268,12 +259,13 @@ def raw_bold(path,                # 4-D NIfTI, as the scanner or dcm2niix wrote 
              fetch:bool=False,    # take the published atlas from the network
              meta=None,           # sidecar fields; by default from the JSON beside the run
              trust_tr:bool=False, # the given TR stands against the header
+             trust=None,          # 'sform' or 'qform', where they disagree
              **kw,                # strategy, columns, band, despike, fd, censor: see chapter 11's `finish`
             ):                    # Bold, qc
     "A raw run as cleaned parcels by frames, with what was measured on the way"
     sec, t = {}, time.perf_counter()
     def lap(step): nonlocal t; sec[step], t = round(time.perf_counter()-t, 2), time.perf_counter()
-    x, A, tr, meta, more = load_run(path, tr, meta, trust_tr); x, dropped = _dropped(path, x, drop); times = slice_times(meta, x.shape, tr, path) if slice_timing else None; lap('read')
+    x, A, tr, meta, more = load_run(path, tr, meta, trust_tr, trust); x, dropped = _dropped(path, x, drop); times = slice_times(meta, x.shape, tr, path) if slice_timing else None; lap('read')
     atlas = volume_atlas(atlas, fetch=fetch); names, notes = _names(path, atlas, labels); lap('atlas')
     Ms, p, epi, mask = realign(x, A); lap('motion')
     head = Head(registration); M, fit = coregister(epi, A, mask, head)

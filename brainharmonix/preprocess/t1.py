@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'CROP', 'LIKE', 'VIEW', 'TINY', 'REGISTER', 't1_grid', 'mni152', 'brain_mask', 'readable', 'opened',
-           'load_image', 'likeness', 'normalise', 'T1', 't1_stats', 'load_t1', 'read_t1', 'save_t1']
+           'load_image', 'likeness', 'normalise', 'T1', 't1_stats', 'placed', 'load_t1', 'read_t1', 'save_t1']
 
 # %% ../../nbs/10_preprocess.t1.ipynb #10-003
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nilearn.datasets import load_mni152_brain_mask
 from nilearn.image import resample_img, smooth_img
 from scipy.ndimage import gaussian_filter
-from ..core import BadInput, refuse, shipped
+from ..core import BadInput, check_claim, check_whole, refuse, shipped
 from ..record import load_record, save_record
 
 # %% ../../nbs/10_preprocess.t1.ipynb #10-006
@@ -73,7 +73,8 @@ def opened(path,  # file
           ):
     "`read(path)`, where any failure of a library is one sentence"
     try: return read(path)
-    except (BadInput, MemoryError): raise
+    except BadInput: raise
+    except MemoryError: refuse(path, 'asks for more memory than there is, or is damaged where it says how large it is', 'copy or download it again, or use a machine with more memory')
     except Exception as e:
         why = ' '.join(str(e).split())[:120].rstrip('.;') or type(e).__name__
         refuse(path, f'cannot be read, it is cut off or damaged ({why})', 'copy or download it again')
@@ -81,7 +82,7 @@ def opened(path,  # file
 def load_image(path, endings=('.nii','.nii.gz'), what='NIfTI image'):
     "A nibabel image and its data, read to the end"
     def read(p):
-        im = nib.load(p)
+        im = nib.load(p); check_claim(p, im.shape, im.dataobj.dtype.itemsize); check_whole(p)
         return im, np.asarray(im.dataobj, dtype=np.float32)
     return opened(readable(path, endings, what), read)
 
@@ -119,6 +120,9 @@ def _released(vol):  # mean, sd of the volume as the release's files held it: 0 
 
 TINY = 2.**-24 # the smallest float16: a brain voxel is never exactly 0, so that x != 0 is the brain
 
+def _rim(w):  # weight of each voxel: 0 outside, about .4, .9 and 1 at the first three layers of the brain
+    return np.where(w, np.clip(2*gaussian_filter(w.astype(np.float32), 1)-1, .05, 1), 0)
+
 def _scaled(x, w, k, norm, released, strip=True):  # cropped intensities, brain, mm, name, mean and sd of the released box
     if norm == 'released':
         y = np.where(w, x, 0) if strip else x.copy(); y[...,160-CROP[2]:] = 0
@@ -126,6 +130,7 @@ def _scaled(x, w, k, norm, released, strip=True):  # cropped intensities, brain,
     n = _blocks(w.astype(np.float32), k); inside = n > .5
     y = _blocks(x*w, k)/np.maximum(n, 1e-6) if strip else _blocks(x, k)  # means over brain voxels only: the rim is not dimmed
     y = (y-y[inside].mean())/(y[inside].std()+1e-9)
+    if strip: y = y*_blocks(_rim(w), k)/np.maximum(n, 1e-6)
     return (np.where(inside, np.where(abs(y) < TINY, TINY, y), 0) if strip else y).astype(np.float32)
 
 def normalise(vol,              # [182,218,182] intensities on FSL's 1 mm grid
@@ -159,11 +164,11 @@ def t1_stats(vol, # [182,218,182] intensities
     b = _crop(np.asarray(vol, np.float64))[_crop(m)]; rm, rs = _released(np.where(m, vol, 0))
     return dict(mean=float(b.mean()), sd=float(b.std()), released_mean=rm, released_sd=rs)
 
-def _affine(path, im, trust=None):  # [4,4] voxel to mm, where the header leaves no doubt
+def placed(path, im, trust=None):  # [4,4] voxel to mm, where the header leaves no doubt
     if isinstance(im, nib.Nifti1Image):
         h = im.header; codes = {k:int(h[f'{k}_code']) for k in ('sform','qform')}
         if trust not in (None, *codes): refuse('trust', f'is {trust!r}', "use 'sform' or 'qform'")
-        if not any(codes.values()) or trust and not codes[trust]: refuse(path, f'says nothing about where its voxels lie ({f"its {trust} code is" if trust else "sform and qform codes are both"} 0)', 'write its true affine into the header, or register it to MNI152')
+        if not any(codes.values()) or trust and not codes[trust]: refuse(path, f'says nothing about where its voxels lie ({f"its {trust} code is" if trust else "sform and qform codes are both"} 0)', 'write its true affine into the header, or convert it again from DICOM')
         S, Q = im.get_sform(), opened(path, lambda p: im.get_qform())
         if trust or not all(codes.values()): A = S if trust == 'sform' or not trust and codes['sform'] else Q
         else: A = S; _agree(path, S, Q, im.shape[:3])
@@ -174,7 +179,7 @@ def _affine(path, im, trust=None):  # [4,4] voxel to mm, where the header leaves
     return A
 
 def _agree(path, S, Q, n):  # sform and qform within 2 degrees, 2 mm and 5 % of size
-    say, trust = 'has an sform and a qform that disagree', "find out which is true and give trust='sform' or trust='qform'"
+    say, trust = 'has an sform and a qform that disagree', "find out which is true and give trust='sform' or trust='qform' (--trust)"
     if np.linalg.det(S[:3,:3])*np.linalg.det(Q[:3,:3]) < 0: refuse(path, f'{say}: one of them flips left and right', trust)
     turn = lambda A: (lambda u, _, v: u@v)(*np.linalg.svd(A[:3,:3]))
     angle = float(np.degrees(np.arccos(np.clip((np.trace(turn(S)@turn(Q).T)-1)/2, -1, 1))))
@@ -186,7 +191,7 @@ def load_t1(path, trust=None, endings=('.nii','.nii.gz','.mgz')): # [X,Y,Z] floa
     im = opened(readable(path, endings, 'T1 scan'), nib.load); shape = im.shape
     while len(shape) > 3 and shape[-1] == 1: shape = shape[:-1]
     if len(shape) != 3: refuse(path, f'is a {len(shape)}-D image {im.shape}, not one T1 volume', 'give a 3-D T1, e.g. one volume of it')
-    A = _affine(path, im, trust)
+    A = placed(path, im, trust)
     if max(shape*voxel_sizes(A)) > 800 or np.prod(shape) > 4e8: refuse(path, f'is {" x ".join(map(str, shape))} voxels and {" x ".join(f"{v:.0f}" for v in shape*voxel_sizes(A))} mm in size, too large for a head', 'check its voxel sizes, and resample it to 0.5 mm or coarser')
     x = load_image(path, endings, 'T1 scan')[1].reshape(shape)
     if n := int((~np.isfinite(x)).sum()): refuse(path, f'has {n} NaN or infinite voxels (first at {tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])})', 'set them to 0 outside the brain, or make the file again')
@@ -229,7 +234,7 @@ def save_t1(path,    # file to appear, *_T1w.safetensors
            )->Path:
     "The record of a T1, which `read_t1` reads in either normalisation"
     if t1.x.shape != t1_grid()[0] or t1.norm != 'brain' or t1.stats is None: refuse(path, f'is to keep a T1 of {t1.x.shape} voxels, norm {t1.norm!r}', "keep one that is stripped, of spacing 1 and norm 'brain'")
-    return save_record(path, dict(x=t1.x), dict(kind='t1', spacing=1., likeness=t1.likeness, source=t1.source, notes=t1.notes, decisions=t1.decisions, **t1.stats, **meta))
+    return save_record(path, dict(x=t1.x/np.maximum(_rim(t1.x != 0), .05)), dict(kind='t1', spacing=1., likeness=t1.likeness, source=t1.source, notes=t1.notes, decisions=t1.decisions, **t1.stats, **meta))
 
 def _recorded(path, spacing, norm):
     arrays, meta = load_record(path, 't1'); x = arrays['x'].astype(np.float32); w = x != 0
