@@ -22,7 +22,7 @@ def _preprocess_options(e):
     a('--bold', metavar='F', help='one run of the same person, raw (with --t1) or finished; needs --out')
     a('--out', metavar='DIR', help='OUT_DIR where there is no BIDS_DIR')
     a('--n-jobs', type=int, default=1, metavar='N', help='processes on this machine (default: %(default)s)')
-    a('--scheduler', metavar='URL', help='a Dask cluster instead: dask://HOST:PORT, local://N or slurm://?jobs=N&cores=N&memory=120GB')
+    a('--scheduler', metavar='URL', help="a Dask cluster instead: dask://HOST:PORT, local://N or 'slurm://?jobs=N&cores=N&memory=120GB' (in quotes)")
     a('--retry', action='store_true', help='try again what was set aside')
     a('--dry-run', action='store_true', help='list the scans that were found and what is left to do, and stop')
     a('--dof', type=int, choices=(6,12), help='degrees of freedom from T1 to MNI152: 12 (default), or 6 as in the release')
@@ -106,11 +106,20 @@ def _found(args)->list: # people
     from brainharmonix.preprocess.bids import bids_people, derivative_people, is_raw, manifest_people, one_person
     ways = [bool(args.bids_dir), bool(args.manifest), bool(args.t1 or args.bold)]
     if sum(ways) != 1: refuse('preprocess', 'was given '+('no scans' if not any(ways) else 'more than one of BIDS_DIR, --manifest, and --t1 and --bold'), 'give BIDS_DIR and OUT_DIR, or --manifest and --out, or --t1 and --bold and --out')
-    if args.manifest: return manifest_people(args.manifest)
-    if not args.bids_dir: return one_person(args.t1, args.bold)
+    if args.derivatives and not args.bids_dir: refuse('--derivatives', 'goes with BIDS_DIR', 'give the derivatives themselves as BIDS_DIR, or both')
+    if not args.bids_dir: return _chosen(manifest_people(args.manifest) if args.manifest else one_person(args.t1, args.bold), args)
     where = dict(labels=args.participant_label, tasks=args.task)
-    if args.derivatives: return derivative_people(args.derivatives, raw=args.bids_dir, **where)
-    return (bids_people if is_raw(args.bids_dir) else derivative_people)(args.bids_dir, **where)
+    people = derivative_people(args.derivatives, raw=args.bids_dir, **where) if args.derivatives else (bids_people if is_raw(args.bids_dir) else derivative_people)(args.bids_dir, **where)
+    return _chosen(people, args)
+
+def _chosen(people, args): # those of --participant-label and --task
+    from dataclasses import replace
+    from brainharmonix.core import refuse
+    from brainharmonix.preprocess.bids import label
+    want = {label(l) for l in args.participant_label}
+    if gone := want-{p.subject for p in people}: refuse('--participant-label', f'names {", ".join(sorted(gone)[:5])}, who is not there', f'choose from {", ".join(p.subject for p in people[:5])} ..')
+    people = [p for p in people if not want or p.subject in want]
+    return [replace(p, scans=tuple(s for s in p.scans if s.kind == 't1' or not args.task or dict(s.entities).get('task') in args.task)) for p in people]
 
 def preprocess(args)->dict:
     "`brainharmonix preprocess`"

@@ -240,7 +240,7 @@ def save_manifest(path, m)->None: # .csv or .tsv
     "Write a manifest with paths relative to it; beside the data, not into git"
     folder = Path(path).resolve().parent
     near = lambda p: p if pd.isna(p) else ','.join(os.path.relpath(q, folder) if Path(q).is_absolute() else q for q in str(p).split(','))
-    with atomic(path) as tmp: m.assign(**{k:m[k].map(near) for k in ('bold', 't1') if k in m}).to_csv(tmp, index=False, sep='\t' if str(path).endswith('.tsv') else ',')
+    with atomic(path) as tmp: m.assign(**{k:m[k].map(near) for k in ('bold', 't1', 'confounds') if k in m}).to_csv(tmp, index=False, sep='\t' if str(path).endswith('.tsv') else ',')
 
 def summary(m)->dict:
     "What git may know of a restricted manifest: counts, and one hash of the ids"

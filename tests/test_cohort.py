@@ -40,6 +40,26 @@ def test_duplicate_rows_and_runs():
     assert len(manifest(twice.assign(run=[1, 1, 1, 2]))) == 4   # told apart
     with refused('line 5', 'repeats'): manifest(twice.assign(run=[1, 1, 1, 1.]))
 
+@pytest.mark.parametrize('column,two', [('task', ('rest', 'nback')), ('acq', ('mb4', 'mb8')), ('dir', ('AP', 'PA')), ('run', ('1', '2'))])
+def test_runs_of_one_session_are_told_apart(column, two):
+    m = pd.concat([BASE[:1]]*2, ignore_index=True).assign(**{'run':'1', 'task':'rest', column:two})
+    assert list(manifest(m)[column]) == list(two)
+    with refused('line 3', 'repeats', column): manifest(m.assign(**{column:two[0]}))
+    with refused('line 3', column, 'no id'): manifest(m.assign(**{column:[two[0], '../x']}))
+
+def test_the_order_of_networks_is_7_or_17(tmp_path):
+    (tmp_path/'m.csv').write_text('subject,order\na,7.0\nb,17\nc,\n')
+    m = manifest(tmp_path/'m.csv'); assert list(m.order[:2]) == ['7', '17'] and pd.isna(m.order[2])
+    assert list(manifest(dict(subject=['a', 'b'], order=[7., 17])).order) == ['7', '17']
+    for bad in (8, '7n', 7.5, 70):
+        with refused('line 3, order', 'neither 7 nor 17'): manifest(dict(subject=['a', 'b'], order=[7, bad]))
+
+def test_confounds_are_a_file_of_the_manifest(tmp_path):
+    (tmp_path/'d').mkdir(); f = tmp_path/'d/c.tsv'; f.write_text('x'); m = pd.DataFrame(dict(subject=['a', 'b'], confounds=[str(f), None])); save_manifest(tmp_path/'m.csv', m)
+    assert list(manifest(tmp_path/'m.csv', files=True).confounds)[0] == 'd/c.tsv'
+    f.unlink()
+    with refused('line 2, confounds', 'd/c.tsv is not there'): manifest(tmp_path/'m.csv', files=True)
+
 def test_all_faults_are_counted():
     m = pd.DataFrame(dict(subject=[f's{i}' for i in range(10)], tr=2000.))
     with refused('line 2,', 'line 3,', 'line 4,', 'and 7 more'): manifest(m)
@@ -191,6 +211,15 @@ def test_ids_without_their_zeros_and_hashed_ids():
     with refused('share 1 subjects'): check_leakage(['51459'], A)
     for i in ('0051459', '51459', 'sub-51459', 'sub-0051459'):
         with refused('by hash'): check_leakage(test=A, hashes=[id_hash(['other']), id_hash([i])])
+
+@pytest.mark.parametrize('own,written', [('NDAR_INV1AB', 'NDARINV1AB'), ('002_S_0295', '002S0295'), ('sub-NDAR_INV1AB', 'ndarinv1ab'), ('0051-459', '51459')])
+def test_ids_as_preprocessing_writes_them(own, written):
+    a, b = (pd.DataFrame(dict(subject=[i])) for i in (own, written))
+    for train, test in ((a, b), (b, a)):
+        with refused('share 1 subjects'): check_leakage(train, test)
+    for i in (own, written, f'sub-{written}'):
+        with refused('by hash', own): check_leakage(test=a, hashes=[id_hash([i])])
+    assert check_leakage(pd.DataFrame(dict(subject=['\u4e00'])), pd.DataFrame(dict(subject=['\u4e8c'])))['subjects'] == 1  # ids without Latin letters stay apart
 
 def test_families_are_joined_across_the_two_tables():
     link = pd.DataFrame(dict(subject=['x', 'x'], family=['3', '9']))  # x is kin to c, and to y
@@ -349,6 +378,27 @@ def test_hcpa_needs_the_name_of_its_score(tmp_path):
     with refused('no column score'): target(m, 'hcpa')
     f = tmp_path/'map.yaml'; f.write_text(yaml.safe_dump(dict(tables=[dict(file=['flanker01.txt'], described=True, columns=dict(subject={'from':['src_subject_id']}, score={'from':['the_score']}))])))
     y = target(build('hcpa', tmp_path, mapping=f)[0], 'hcpa'); assert y[0] == 98.5 and np.isnan(y[1])
+
+RESULTS = 'fmriresults01/HCA6002236_V1_MR/MNINonLinear/Results'
+
+def test_hcpa_has_a_row_for_each_run_and_direction(tmp_path):
+    nda(tmp_path/'t/ndar_subject01.txt', ['subjectkey', 'src_subject_id', 'interview_age', 'sex'], ['NDAR1', 'HCA6002236', 480, 'F'])
+    runs = [f'rfMRI_REST{r}_{d}' for r in (1, 2) for d in ('AP', 'PA')]; clean = 'Atlas_MSMAll_hp0_clean.dtseries.nii'
+    touch(tmp_path/'f', f'{RESULTS}/../T1w_restore_brain.nii.gz', *(f'{RESULTS}/{r}/{r}{e}' for r in runs for e in ('.nii.gz', '_hp0_clean.nii.gz', '_Atlas.dtseries.nii', '_Atlas_MSMAll.dtseries.nii', '_Atlas_hp0_clean.dtseries.nii', f'_{clean}')))
+    m, left = build('hcpa', tmp_path/'t', tmp_path/'f')
+    assert [f'rfMRI_REST{r}_{d}' for r,d in zip(m.run, m.dir)] == runs and [Path(p).name for p in m.bold] == [f'{r}_{clean}' for r in runs] and len(left) == 0
+    assert set(m.session) == {'V1'} and (m.tr == .8).all() and m.t1.notna().all() and len(manifest(m, files=True)) == 4
+    for f in (tmp_path/'f').rglob('*_clean.*'): f.unlink()
+    assert [Path(p).name for p in build('hcpa', tmp_path/'t', tmp_path/'f')[0].bold] == [f'{r}_Atlas_MSMAll.dtseries.nii' for r in runs]
+    touch(tmp_path/'raw', *(f'sub-HCA6002236/ses-V1/func/sub-HCA6002236_ses-V1_task-{t}_dir-{d}_run-01_bold.nii.gz' for t in ('rest', 'facename') for d in ('AP', 'PA')))
+    m, _ = build('hcpa', tmp_path/'t', tmp_path/'raw'); assert list(m.dir) == ['AP', 'PA'] and all('task-rest' in p for p in m.bold)
+
+def test_preprocessed_volumes_are_not_taken_for_raw_scans(tmp_path):
+    write(tmp_path/'a/index.csv', ['SUB_ID', 'FILE_ID', 'SITE_ID'], [50952, 'NYU_0050952', 'NYU']); touch(tmp_path/'a', 'NYU_0050952_func_preproc.nii.gz')
+    write(tmp_path/'u/ukb.csv', ['eid', '54-2.0'], [1000001, 11025]); touch(tmp_path/'u', '1000001_20227_2_0/fMRI/rfMRI.ica/filtered_func_data_clean.nii.gz')
+    for name, folder in (('abide1', 'a'), ('ukb', 'u')):
+        with refused('no usable row', 'no file'): build(name, tmp_path/folder, tmp_path/folder)
+        assert 'read_derivative' in cohort(name).release
 
 def test_macc_is_renamed(tmp_path):
     write(tmp_path/'clinic.csv', ['PID', 'amyloid'], ['P1', 1], ['P2', 0])

@@ -201,6 +201,12 @@ def test_ukb(tmp_path):
     pd.DataFrame(x).to_csv(f, index=False, header=False); refused(lambda: read_derivative(f), f.name, 'first column', 'labels')
     pd.DataFrame(x, index=names).to_csv(f); refused(lambda: read_derivative(f, order='7'), '17-network', '7-network'); refused(lambda: read_derivative(f, expect_order='7'), '7-network order is expected')
 
+def test_two_visits_of_ukb(tmp_path):
+    names = '1234567_20227_2_0.csv.gz', '1234567_20227_3_0.csv.gz', '1234567/1234567_20227_2_0.csv.gz', '1234567_20227_3_0/fMRI.Schaefer17n400p.csv.gz', '1234567/fMRI.csv.gz'
+    for n in names: made(tmp_path/n).touch()
+    runs = find_derivatives(tmp_path, every=True); assert {r.path.relative_to(tmp_path).as_posix():(r.subject, r.session) for r in runs} == dict(zip(names, (('1234567', s) for s in ('2','3','2','3',''))))
+    assert [r.session for r in find_derivatives(tmp_path)] == ['','2','3']
+
 def test_abide(tmp_path):
     x = np.random.default_rng(0).standard_normal((200,90)); x[[4,150]] = 0; f = tmp_path/'Pitt_0050003_rois_cc200.1D'; np.savetxt(f, x.T, delimiter='\t', header='\t#'.join(str(i) for i in range(2001,2201)), comments='#')
     run, = find_derivatives(tmp_path); assert (run.subject, run.pipeline) == ('0050003','abide')
@@ -225,6 +231,15 @@ def test_folder(tmp_path):
     refused(lambda: find_derivatives(tmp_path/'no'), 'no', 'not a folder'); refused(lambda: find_derivatives(tmp_path, 'spm'), 'pipeline', "'spm'"); assert find_derivatives(tmp_path) == []
     made(tmp_path/'.hidden/sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii').touch(); assert find_derivatives(tmp_path) == []
     refused(lambda: read_derivative('a.npy', 'spm'), 'pipeline', "'spm'")
+@pytest.mark.parametrize('entity', ['task','acq','ce','rec','dir','run','echo'])
+def test_every_entity_that_tells_runs_apart(tmp_path, entity):
+    order = ['task','acq','ce','rec','dir','run','echo']; forms = '_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz', '_space-fsLR_den-91k_bold.dtseries.nii'
+    for v in ('1','2'):
+        e = dict(task='rest') | {entity:v}
+        for f in forms: (tmp_path/f"sub-01_{'_'.join(f'{k}-{e[k]}' for k in order if k in e)}{f}").touch()
+    runs = find_derivatives(tmp_path)
+    assert [getattr(r, entity) for r in runs] == ['1','2'] and all('.dtseries' in r.path.name for r in runs) and all(getattr(r, k) == '' for r in runs for k in order if k not in ('task', entity))
+
 def test_two_hemispheres_of_different_runs(tmp_path):
     for h,n in (('L',T),('R',T+1)): nib.save(nib.gifti.GiftiImage(darrays=[nib.gifti.GiftiDataArray(np.zeros(10242, 'f4')+t) for t in range(n)]), tmp_path/f'sub-01_task-rest_hemi-{h}_space-fsaverage5_bold.func.gii')
     refused(lambda: read_derivative(tmp_path/'sub-01_task-rest_hemi-L_space-fsaverage5_bold.func.gii'), 'hemi-R', T+1, T)

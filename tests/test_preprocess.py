@@ -42,7 +42,7 @@ def test_records_and_reasons(tables):
     did = participants(manifest_people(tables/'cohort.csv'), tables/'out'); paths = group(tables/'out')
     assert (did['new'], did['quarantined']) == (5, 1) and '3.npy' in did['aside'][0] and '\n' not in did['aside'][0]
     m = manifest(paths['manifest.csv'], need=('bold','tr','site'), files=True)
-    assert list(m.subject) == ['00','01','02','04','05'] and list(m.frames) == [60]*5 and np.allclose(m.mean_fd, [0,.1,.2,.4,.5])
+    assert list(m.subject) == [f'sub-{i}' for i in ('00','01','02','04','05')] and list(m.frames) == [60]*5 and np.allclose(m.mean_fd, [0,.1,.2,.4,.5])
     aside = pd.read_csv(paths['quarantine.tsv'], sep='\t', dtype=str)
     assert list(aside.subject) == ['03'] and aside.reason[0] == did['aside'][0]
     b = read_bold(tables/'out'/m.bold[1]); direct = read_bold(tables/'1.npy', tr=2., order='7')
@@ -248,3 +248,114 @@ def test_a_person_whose_process_dies_is_set_aside(tables, monkeypatch):
     assert (did['new'], did['quarantined']) == (4, 2) and any('2.npy: its process was killed' in r and '--retry' in r for r in did['aside'])
     assert participants(people, tables/'out')['tried'] == 0, 'it is not tried again by itself'
     assert participants(people, tables/'out', retry=True)['new'] == 1
+
+def test_a_raw_run_depends_on_its_t1(tmp_path):
+    d = bids(tmp_path/'d', ('sub-01/anat/sub-01_T1w.nii.gz', ZERO), ('sub-01/func/sub-01_task-rest_bold.nii.gz', ZERO), **{'task-rest_bold':dict(RepetitionTime=2.)})
+    go = lambda: participants(bids_people(d), tmp_path/'out')['tried']
+    assert (go(), go()) == (2, 0)
+    (d/'sub-01/anat/sub-01_T1w.nii.gz').write_bytes(b'another'); assert (go(), go()) == (2, 0), 'the T1, and the run that goes by it'
+    (d/'sub-01/func/sub-01_task-rest_bold.nii.gz').write_bytes(b'another'); assert (go(), go()) == (1, 0)
+
+def test_runs_of_another_task_are_kept(tmp_path):
+    d = bids(tmp_path/'d', *((f'sub-01/func/sub-01_task-{t}_bold.nii.gz', ZERO) for t in ('rest','nback')))
+    assert participants(bids_people(d), tmp_path/'out')['tried'] == 2
+    (d/'sub-01/func/sub-01_task-rest_bold.nii.gz').write_bytes(b'another')
+    did = participants(bids_people(d, tasks=['rest']), tmp_path/'out'); assert (did['tried'], did['quarantined'], len(status(tmp_path/'out', '01'))) == (1, 1, 2)
+    assert participants(bids_people(d), tmp_path/'out')['tried'] == 0
+    (d/'sub-01/func/sub-01_task-nback_bold.nii.gz').unlink(); (d/'sub-01/func/sub-01_task-rest_bold.nii.gz').write_bytes(b'a third')
+    participants(bids_people(d), tmp_path/'out'); assert len(status(tmp_path/'out', '01')) == 1, 'what is gone from the dataset is forgotten'
+
+def test_the_manifest_of_records_can_be_split(tables):
+    from brainharmonix.cohort import split
+    participants(manifest_people(tables/'cohort.csv'), tables/'out'); f = group(tables/'out')['manifest.csv']; m = manifest(f, need=('bold','site'), files='sha256')
+    s = split(m, stratify=('site',)); assert sorted(i for v in s.values() for i in v) == list(range(5))
+
+# ---- ids, visits, cohorts
+def test_each_visit_keeps_its_own_values(tmp_path):
+    for i in range(2): np.save(tmp_path/f'{i}.npy', SERIES*(i+1))
+    pd.DataFrame([dict(subject='a', session=str(i+1), bold=f'{i}.npy', tr=2., age=30+5*i, label=i+1, site='AB'[i]) for i in range(2)]).to_csv(tmp_path/'c.csv', index=False)
+    participants(manifest_people(tmp_path/'c.csv'), tmp_path/'out'); m = manifest(group(tmp_path/'out')['manifest.csv'])
+    assert (list(m.age), list(m.site), [int(l) for l in m.label], list(m.session)) == ([30,35], ['A','B'], [1,2], ['1','2'])
+
+def test_equal_numbers_of_two_cohorts_are_two_people(tmp_path):
+    for i in range(2): np.save(tmp_path/f'{i}.npy', SERIES*(i+1))
+    pd.DataFrame([dict(cohort=c, subject='01', bold=f'{i}.npy', tr=2.) for i,c in enumerate('AB')]).to_csv(tmp_path/'c.csv', index=False)
+    people = manifest_people(tmp_path/'c.csv'); assert [p.subject for p in people] == ['A01','B01']
+    participants(people, tmp_path/'out'); m = manifest(group(tmp_path/'out')['manifest.csv']); assert list(m.subject) == ['01','01'] and list(m.cohort) == ['A','B'], 'the ids of the manifest come back'
+
+def test_two_tasks_and_directions_make_a_manifest(tmp_path):
+    for i in range(4): np.save(tmp_path/f'sub-1_task-{"ab"[i%2]}_dir-{("AP","PA")[i//2]}_bold{i}.npy', SERIES*(i+1))
+    from brainharmonix.preprocess.bids import Person, Scan
+    scans = tuple(Scan('bold', str(f), (('task', f.name.split('task-')[1][0]), ('dir', f.name.split('dir-')[1][:2])), 'table', (('tr', 2.),)) for f in sorted(tmp_path.glob('*.npy')))
+    participants([Person('1', scans)], tmp_path/'out'); assert len(manifest(group(tmp_path/'out')['manifest.csv'])) == 4
+
+def test_single_files_without_ids_stay_apart(tmp_path):
+    for n in ('alice','bob'): np.save(tmp_path/f'{n}.npy', SERIES)
+    assert [run('preprocess', '--bold', tmp_path/f'{n}.npy', '--tr', 2, '--out', tmp_path/'out') for n in ('alice','bob')] == [0, 0] and Store(tmp_path/'out').subjects == ['alice','bob']
+
+def test_lists_that_cannot_be_meant(tables, capsys):
+    participants(manifest_people(tables/'cohort.csv'), tables/'out'); f = group(tables/'out')['manifest.csv']
+    code, _, err = run('preprocess', '--manifest', f, '--out', tables/'x', capsys=capsys); assert code == 2 and 'lists records already' in err
+    code, _, err = run('preprocess', '--manifest', tables/'cohort.csv', '--out', tables/'x', '--participant-label', '00', '99', capsys=capsys); assert code == 2 and 'names 99' in err
+    assert run('preprocess', '--manifest', tables/'cohort.csv', '--out', tables/'x', '--participant-label', 'sub-00') == 0 and Store(tables/'x').subjects == ['00']
+    code, _, err = run('preprocess', '--manifest', tables/'cohort.csv', '--out', tables/'x', '--derivatives', tables, capsys=capsys); assert code == 2 and '--derivatives' in err
+
+def test_confounds_beside_the_manifest(tmp_path):
+    (tmp_path/'d').mkdir(); np.save(tmp_path/'d/a.npy', SERIES); pd.DataFrame(rng.standard_normal((60,2)), columns=['p','q']).to_csv(tmp_path/'d/c.tsv', sep='\t', index=False)
+    pd.DataFrame([dict(subject='a', bold='a.npy', confounds='c.tsv', tr=2.)]).to_csv(tmp_path/'d/m.csv', index=False); people = manifest_people(tmp_path/'d/m.csv')
+    assert participants(people, tmp_path/'out')['new'] == 1 and next(iter(status(tmp_path/'out', 'a').values()))['decisions']['confounds'] == ['p','q']
+    pd.DataFrame(rng.standard_normal((60,2)), columns=['p','q']).to_csv(tmp_path/'d/c.tsv', sep='\t', index=False); assert participants(people, tmp_path/'out')['new'] == 1, 'other confounds, another record'
+
+def test_odd_ages_and_an_empty_result_leave_a_manifest_that_can_be_read(tables, capsys):
+    d = bids(tables/'d', ('sub-01/anat/sub-01_T1w.nii.gz', ZERO)); participants(bids_people(d), tables/'none'); assert len(pd.read_csv(group(tables/'none')['manifest.csv'])) == 0
+    from dataclasses import replace
+    people = [replace(p, about=(('age','90+'),('sex','O'))) for p in manifest_people(tables/'cohort.csv')]; participants(people, tables/'out')
+    m = manifest(group(tables/'out')['manifest.csv']); assert m.age.isna().all() and 'leaves blank 10 ages or sexes' in capsys.readouterr().err
+
+# ---- what a record hangs on
+def test_inherited_sidecars(tmp_path):
+    d = bids(tmp_path/'d', ('sub-01/func/sub-01_task-rest_bold.nii.gz', ZERO), ('sub-01/anat/sub-01_T1w.nii.gz', ZERO), **{'task-rest_bold':dict(RepetitionTime=2.), 'task-other_bold':dict(RepetitionTime=3.)})
+    go = lambda: participants(bids_people(d), tmp_path/'out')['tried']
+    assert (go(), go()) == (2, 0)
+    (d/'task-other_bold.json').write_text('{"RepetitionTime": 2.5}'); assert go() == 0, 'of another task'
+    (d/'task-rest_bold.json').write_text('{"RepetitionTime": 2.55}'); assert go() == 1
+    from brainharmonix.preprocess.bids import sidecar_fields
+    f = d/'sub-01/func/sub-01_task-rest_bold.nii.gz'; assert sidecar_fields(f)['RepetitionTime'] == 2.55
+    (d/'task-rest_bold.json').write_text('{"Repet')
+    with pytest.raises(BadInput, match='task-rest_bold.json'): sidecar_fields(f)
+
+def test_finished_runs_hang_on_what_lies_beside_them(tmp_path):
+    d = finished(tmp_path/'fmriprep'); next((d/'sub-01/anat').glob('*T1w*')).unlink(); go = lambda: participants(derivative_people(d), tmp_path/'out', Settings(fd=9))['new']
+    assert (go(), go()) == (1, 0)
+    for f in ('sub-01_task-rest_desc-confounds_timeseries.tsv','sub-01_task-rest_hemi-R_space-fsaverage5_bold.func.gii'): os.utime(d/'sub-01/func'/f, ns=(1, 1)); assert go() == 1, f
+
+def test_a_record_leaves_with_its_source(tables):
+    people, f = manifest_people(tables/'cohort.csv'), tables/'out/sub-00/func/sub-00_desc-parcels_timeseries.safetensors'
+    participants(people, tables/'out'); assert f.exists(); (tables/'0.npy').write_bytes(b'broken'); participants(people, tables/'out'); assert not f.exists() and len(Store(tables/'out')) == 4
+
+def test_a_status_of_another_kind_is_made_again(tables):
+    people = manifest_people(tables/'cohort.csv'); participants(people, tables/'out')
+    for i,text in enumerate(('{"scans": {"x": 3}}', '[]', '{"scans"')): (tables/f'out/sub-0{i}/sub-0{i}_status.json').write_text(text)
+    assert participants(people, tables/'out')['new'] == 3
+
+def test_layouts_of_hcp_and_uk_biobank(tmp_path):
+    from brainharmonix.preprocess.bids import finished_t1
+    for f in ('HCA6002236_V1_MR/MNINonLinear/T1w_restore_brain.nii.gz', '100307/MNINonLinear/T1w_restore_brain.nii.gz', '1234567_20252_2_0/T1/T1_brain_to_MNI.nii.gz', '1234567_20252_3_0/T1/T1_brain_to_MNI.nii.gz', 'space-MNI152_desc-preproc_T1w.nii.gz'):
+        (tmp_path/f).parent.mkdir(parents=True, exist_ok=True); (tmp_path/f).touch()
+    assert sorted((w, s.session) for w,s in finished_t1(tmp_path)) == [('100307',''), ('1234567','2'), ('1234567','3'), ('HCA6002236','V1')]
+
+def test_a_manifest_knows_finished_t1s(tmp_path):
+    for f in ('1234567_20252_2_0/T1/T1_brain_to_MNI.nii.gz', 'raw_T1w.nii.gz'): (tmp_path/f).parent.mkdir(parents=True, exist_ok=True); (tmp_path/f).touch()
+    pd.DataFrame([dict(subject=s, t1=f) for s,f in (('a','1234567_20252_2_0/T1/T1_brain_to_MNI.nii.gz'),('b','raw_T1w.nii.gz'))]).to_csv(tmp_path/'c.csv', index=False)
+    assert [p.scans[0].via for p in manifest_people(tmp_path/'c.csv')] == ['finished','raw']
+
+def test_raw_runs_of_two_acquisitions_stay_apart(tmp_path):
+    d = finished(tmp_path/'fmriprep'); f = d/'sub-01/func'
+    for p in list(f.iterdir()): shutil.copy(p, f/p.name.replace('task-rest', 'task-rest_acq-645'))
+    assert sorted(dict(s.entities).get('acq', '') for p in derivative_people(d) for s in p.scans if s.kind == 'bold') == ['','645']
+
+def test_levels_and_derivatives_of_the_command_line(tmp_path):
+    d = finished(tmp_path/'fmriprep'); next((d/'sub-01/anat').glob('*T1w*')).unlink(); raw = bids(tmp_path/'raw', ('sub-01/func/sub-01_task-rest_bold.nii.gz', ZERO)); out = tmp_path/'out'
+    assert run('preprocess', raw, out, 'participant', '--derivatives', d, '--fd', 9, '--strategy', 'motion6', '--task', 'rest') == 0 and not (out/'manifest.csv').exists()
+    assert run('preprocess', raw, out, 'group') == 0 and len(pd.read_csv(out/'manifest.csv')) == 1
+    assert len(next(iter(status(out, '01').values()))['decisions']['confounds']) == 6

@@ -93,6 +93,10 @@ def client(scheduler:str): # dask.distributed.Client
         yield c
 
 # %% ../../nbs/11f_preprocess.batch.ipynb #11f-014
+def _of(future): # its result; a worker that cannot even start the job (another environment) is a failure, too
+    e = future.exception()
+    return future.result() if e is None else Failure(f'a worker could not run it ({type(e).__name__}: {" ".join(str(e).split())[:160]}); check that brainharmonix is installed there in the same version')
+
 def remotely(work, jobs, scheduler:str): # yields (number of the job, result or `Failure`)
     "Every job once, on a Dask cluster"
     with client(scheduler) as c:
@@ -102,10 +106,10 @@ def remotely(work, jobs, scheduler:str): # yields (number of the job, result or 
         for f in as_completed(list(number)):
             i = number.pop(f)
             if isinstance(f.exception(), KilledWorker): killed.append(i) # it, or a neighbour on the same worker
-            else: yield i, f.result()
+            else: yield i, _of(f)
         for i in killed:
             f = submit(i)
-            yield i, Failure(KILLED) if isinstance(f.exception(), KilledWorker) else f.result()
+            yield i, Failure(KILLED) if isinstance(f.exception(), KilledWorker) else _of(f)
 
 def spread(work, jobs, n_jobs:int=1, scheduler:str=None, marks=None): # yields (number of the job, result or `Failure`)
     "`locally`, or `remotely` where a scheduler is given"
