@@ -34,6 +34,8 @@ class Task(Strict):
     column:str; source:str
     classes:dict[str,list[Code]] = {}      # name -> codes of `column`
     positive:str|None = None               # of two classes, the one that counts as 1
+
+# %% ../nbs/01a_cohorts.ipynb #01a-006a
 class Column(Strict):
     names:list[str] = Field(alias='from')  # the first that a table has; `{session}` is filled in
     codes:dict[Code,str] = {}              # theirs -> ours
@@ -130,6 +132,7 @@ def _values(col, name, d, path, session): # our column, or None where the table 
     if col.pad: v = v.map(lambda x: x if x is None or pd.isna(x) else x.zfill(col.pad))
     return v.where(v.notna(), None)
 
+# %% ../nbs/01a_cohorts.ipynb #01a-011a
 def _rows(c, t, paths): # rows of one table of a cohort file
     want = {n.format(session=s) for k in t.columns.values() for n in k.names for s in c.sessions or ['']}
     out = []
@@ -179,6 +182,7 @@ def _walk(folder, inside): # paths relative to the folder; with the arrays insid
                     with np.load(Path(d)/n, allow_pickle=False) as z: yield from (f'{p}#{k}' for k in z.files)
                 except (OSError, ValueError) as e: refuse(Path(d)/n, f'cannot be read ({type(e).__name__})', 'copy it again')
 
+# %% ../nbs/01a_cohorts.ipynb #01a-013a
 def _plain(v): return re.sub('[^0-9a-z]', '', str(v).lower())
 def _keys(d, on): return pd.Series(['/'.join(map(_plain, v)) for v in zip(*(d[k] for k in on))], d.index, dtype=object)
 
@@ -236,6 +240,7 @@ def build(name,            # cohort, or path of a cohort file
         m['checksum'] = [sha256(f) if isinstance(f, Path) and not inside else None for f,inside in (one(r) for r in m.to_dict('records'))]
     return manifest(m, labels=c.labels), pd.DataFrame(left, columns=['subject', 'file', 'reason'])
 
+# %% ../nbs/01a_cohorts.ipynb #01a-015a
 def save_manifest(path, m)->None: # .csv or .tsv
     "Write a manifest with paths relative to it; beside the data, not into git"
     folder = Path(path).resolve().parent

@@ -1,18 +1,12 @@
 "Finished derivatives in their official layouts: found by name, read with what lies beside them, values known in closed form"
 import nibabel as nib, numpy as np, pandas as pd, pytest
-from brainharmonix.core import BadInput, sample, shipped
+from brainharmonix.core import sample, shipped
 from brainharmonix.preprocess.bold import CORTEX, MOVES, fslr_labels, fsaverage5_labels, read_bold, read_confounds, save_bold, save_ptseries, schaefer_names, strategy_columns
 from brainharmonix.preprocess.derivatives import find_derivatives, pipeline_of, read_derivative
+from common import refused
 
 T, NAMES = 30, schaefer_names()
 BM, SERIES = nib.cifti2.BrainModelAxis, nib.cifti2.SeriesAxis
-
-def refused(call, *words):
-    "The sentence, which holds every word"
-    with pytest.raises(BadInput) as e: call()
-    said = str(e.value)
-    assert said.endswith('.') and said.count(';') == 1 and '\n' not in said, said
-    for w in words: assert str(w) in said, said
 
 @pytest.fixture(scope='module')
 def x(): return (1000+np.random.default_rng(0).standard_normal((400,T)).cumsum(1)).astype('f4')

@@ -4,18 +4,11 @@ import nibabel as nib, numpy as np, pytest
 from nibabel.affines import apply_affine
 from nilearn.datasets import load_mni152_brain_mask
 from scipy.ndimage import gaussian_filter
-from brainharmonix.core import BadInput, sample
+from brainharmonix.core import sample
 from brainharmonix.preprocess import atlas as atlases, raw
 from brainharmonix.preprocess.atlas import shipped_atlas, tissue, volume_atlas
 from brainharmonix.preprocess.t1 import mni152
-
-def refused(call, *words):
-    "The sentence, which holds every word"
-    with pytest.raises(BadInput) as e: call()
-    said = str(e.value)
-    assert said.endswith('.') and said.count(';') == 1 and '\n' not in said, said
-    for w in words: assert str(w) in said, said
-    return said
+from common import refused
 
 # ---- atlas
 

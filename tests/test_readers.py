@@ -4,22 +4,15 @@ import nibabel as nib, numpy as np, pandas as pd, pytest
 from nilearn import signal
 from scipy.fft import dct
 from nilearn.image import resample_img
-from brainharmonix.core import BadInput, sample
+from brainharmonix.core import sample
 from brainharmonix.preprocess import bold
 from brainharmonix.preprocess.bold import (LEAST, MOVES, cleaned, despiked, embedded_run, finish, fsaverage5_labels, project, read_bold, read_confounds, save_bold,
                                            save_ptseries, schaefer_names, strategy_columns)
 from brainharmonix.preprocess.t1 import mni152, read_t1, t1_grid
+from common import refused
 
 R, T = 400, 40
 NAMES = tuple(f'7Networks_{"LR"[i//200]}H_P_{i+1}' for i in range(R))
-
-def refused(call, *words):
-    "The sentence, which holds every word"
-    with pytest.raises(BadInput) as e: call()
-    said = str(e.value)
-    assert said.endswith('.') and said.count(';') == 1 and '\n' not in said, said
-    for w in words: assert str(w) in said, said
-    return said
 
 @pytest.fixture(scope='module')
 def x(): return np.random.default_rng(0).standard_normal((R,T)).astype('f4')

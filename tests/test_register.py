@@ -4,17 +4,11 @@ import nibabel as nib, numpy as np, pytest
 from nibabel.affines import apply_affine
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from scipy.spatial.transform import Rotation
-from brainharmonix.core import BadInput, sample
+from brainharmonix.core import sample
 from brainharmonix.preprocess import register as reg
 from brainharmonix.preprocess.register import dice, finished, flirt, isotropic, linear, locate, mask_file, pull, register, rigid, strip_with, stripped_already, template
 from brainharmonix.preprocess.t1 import FULL, _full_affine, _mask, normalise, read_t1, save_t1
-
-def refused(call, *words):
-    with pytest.raises(BadInput) as e: call()
-    said = str(e.value)
-    assert said.endswith('.') and said.count(';') == 1 and '\n' not in said, said
-    for w in words: assert str(w) in said, said
-    return said
+from common import refused
 
 @pytest.fixture(scope='module')
 def head():

@@ -2,19 +2,13 @@
 import copy, json, tracemalloc
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from brainharmonix.core import BadInput, sample
+from brainharmonix.core import sample
 from brainharmonix.cohort import id_hash, manifest, split
 from brainharmonix.preprocess import scale
 from brainharmonix.preprocess.bold import Bold, read_bold
 from brainharmonix.preprocess.scale import (BINS, HOW, Histogram, Statistics, augmentations, bold_norm, check_unseen, decimated, downsample, fit_norm,
                                             load_norm, low_pass, normalised, released_frames, save_norm, signal_of)
-
-def refused(call, *words):
-    "The sentence, which holds every word"
-    with pytest.raises(BadInput) as e: call()
-    said = str(e.value)
-    assert said.endswith('.') and said.count(';') == 1 and '\n' not in said, said
-    for w in words: assert str(w) in said, said
+from common import refused
 
 def run(seed=0, R=5, T=80, tr=.735, level=1000., sd=20., missing=None, **kw):
     "A run with intensities"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEEP', 'OWN', 'Scan', 'Person', 'whole', 'label', 'description', 'bids_people', 'mni_t1', 'finished_t1',
-           'derivative_people', 'manifest_people', 'is_raw', 'one_person', 'Settings', 'stem', 'named', 'sidecars',
-           'sidecar_fields', 't1_of', 'fingerprint', 'status', 'current', 'Anatomy', 'attempt', 'process',
+           'derivative_people', 'manifest_people', 'is_raw', 'one_person', 'Settings', 'stem', 'named', 't1_of',
+           'sidecars', 'sidecar_fields', 'fingerprint', 'status', 'current', 'Anatomy', 'attempt', 'process',
            'person_page', 'pending', 'participants', 'planned', 'described', 'group']
 
 # %% ../../nbs/12_preprocess.bids.ipynb #12-002
@@ -23,7 +23,7 @@ from .t1 import opened, read_t1, save_t1
 from .register import finished, prepare_t1
 from .bold import pair, save_bold
 from .derivatives import RUN, find_derivatives, pipeline_of, read_derivative
-from .raw import raw_bold
+from .raw import fields, raw_bold
 from .qc import bold_figures, bold_metrics, group_page, group_table, save_table, subject_page, t1_figures, t1_metrics
 from .batch import Failure, spread
 
@@ -94,6 +94,7 @@ def _fault(path, entities):
     if 'echo' in entities: return f'{path}: is one echo of a multi-echo run; combine the echoes first (tedana or fMRIPrep) and hand in the derivatives.'
     return ''
 
+# %% ../../nbs/12_preprocess.bids.ipynb #12-008
 def bids_people(folder,       # of a raw BIDS dataset
                 labels=(),    # participants; all where empty
                 tasks=(),     # tasks; all where empty
@@ -112,7 +113,7 @@ def bids_people(folder,       # of a raw BIDS dataset
     if not rows: refuse(folder, 'holds no T1w and no bold image' + (f' of task {", ".join(tasks)}' if tasks else ''), 'check the folder, --participant-label and --task')
     return _people(rows, _about(folder))
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-009
+# %% ../../nbs/12_preprocess.bids.ipynb #12-010
 def mni_t1(path): # (subject, entities, space), or None
     "Who a T1 is of that fMRIPrep, HCP or UK Biobank left in MNI152 space, by its name"
     p = Path(path); e = parse_bids_entities(p)
@@ -145,7 +146,7 @@ def derivative_people(folder,       # of finished derivatives
     if not rows: refuse(folder, 'holds no finished run that is known here' + (f' of task {", ".join(tasks)}' if tasks else ''), 'see chapter 11a for the layouts, or list the files in a manifest')
     return _people(rows, about)
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-010
+# %% ../../nbs/12_preprocess.bids.ipynb #12-011
 OWN = 'bold t1 tr frames session task acq dir run order confounds checksum mean_fd settings'.split() # columns that the records fill again
 
 def _listed(kind, path, entities, row): # Scan of a manifest
@@ -174,7 +175,7 @@ def manifest_people(m,           # manifest of chapter 01: file or DataFrame
     for who, scan in rows: one.setdefault((who, scan.kind, scan.path, scan.entities), (who, scan))
     return _people(one.values())
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-011
+# %% ../../nbs/12_preprocess.bids.ipynb #12-012
 def is_raw(folder)->bool:
     "Is it a raw BIDS dataset? Derivatives say so themselves, or are known by their layout"
     if not (Path(folder)/'dataset_description.json').exists() and Path(folder).is_dir() and find_derivatives(folder): return False
@@ -190,7 +191,7 @@ def one_person(t1=None, bold=None)->list: # with one Person
     keep = lambda e: tuple((k, label(v)) for k,v in e.items() if k in KEEP)
     return _people([(who, _listed(k, p, keep(e), {})) for k,p,e in (('t1',t1,e),('bold',bold,f)) if p])
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-013
+# %% ../../nbs/12_preprocess.bids.ipynb #12-014
 @dataclass(frozen=True)
 class Settings(Config):
     "Choices of chapters 10 and 11"
@@ -209,7 +210,7 @@ class Settings(Config):
     order:str=None           # '7' or '17', of tables without names
     empty:str='refuse'       # parcels without a signal: 'refuse' the run, or 'keep' them as zeros
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-015
+# %% ../../nbs/12_preprocess.bids.ipynb #12-016
 def stem(person, scan)->str: # path in the output folder, without its ending
     "Where a scan's record goes, by the names of BIDS Derivatives"
     own = dict(space=dict(scan.meta).get('space', 'MNI152NLin2009aSym'), desc='harmonix', suffix='T1w', datatype='anat') if scan.kind == 't1' else dict(desc='parcels', suffix='timeseries', datatype='func')
@@ -224,6 +225,12 @@ def named(person)->dict: # {stem: Scan}
         out[n] = s
     return out
 
+def t1_of(person, bold): # Scan, or None
+    "The T1 that a raw run goes by: that of its visit, else the person's first"
+    t1s = [s for s in person.scans if s.kind == 't1' and not s.fault]
+    return next((s for s in t1s if s.session == bold.session), t1s[0] if t1s else None)
+
+# %% ../../nbs/12_preprocess.bids.ipynb #12-019
 @lru_cache(256)
 def _listing(folder): return sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
 
@@ -240,15 +247,10 @@ def sidecars(path)->list: # of Path
 
 def sidecar_fields(path)->dict:
     "What the sidecars say together, as BIDS has it; a damaged one is refused"
-    for j in sidecars(path):
-        if not isinstance(opened(j, lambda p: json.loads(p.read_text())), dict): refuse(j, 'is not a JSON object', 'write {"RepetitionTime": 2.0}')
+    for j in sidecars(path): fields(j)
     return load_bids_metadata(path)
 
-def t1_of(person, bold): # Scan, or None
-    "The T1 that a raw run goes by: that of its visit, else the person's first"
-    t1s = [s for s in person.scans if s.kind == 't1' and not s.fault]
-    return next((s for s in t1s if s.session == bold.session), t1s[0] if t1s else None)
-
+# %% ../../nbs/12_preprocess.bids.ipynb #12-022
 def _there(path): # the first file of a path that may name two, or an array inside
     return Path(path) if Path(path).exists() else Path(re.sub(r'(?<=\.npz)#.*', '', path).partition(',')[0])
 
@@ -267,6 +269,7 @@ def fingerprint(person, scan, settings:Settings)->str:
     stat = lambda f: (f.name, f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else (f.name, None)
     return digest(__version__, scan.via, scan.meta, scan.fault, settings.as_dict(), [stat(f) for f in _files(person, scan, settings)])[:24]
 
+# %% ../../nbs/12_preprocess.bids.ipynb #12-024
 def status(out, subject)->dict: # {stem: entry}
     "What came of a person's scans so far"
     try: scans = json.loads((Path(out)/f'sub-{subject}'/f'sub-{subject}_status.json').read_text())['scans']
@@ -279,7 +282,7 @@ def current(entry, mark, out, retry=False)->bool:
     f = Path(out)/entry.get('record', '')
     return entry['status'] != 'ok' or f.is_file() and f.stat().st_size == entry['bytes']
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-017
+# %% ../../nbs/12_preprocess.bids.ipynb #12-026
 class Anatomy:
     "The T1s of a person, each prepared once"
     def __init__(self, person, settings): self.person, self.settings, self.made = person, settings, {}
@@ -295,7 +298,7 @@ class Anatomy:
         try: return t1, self.of(t1)[1]
         except BadInput as e: refuse(bold.path, f'cannot be used, because its T1 cannot ({e})'.replace('.)', ')'), 'mend the T1')
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-018
+# %% ../../nbs/12_preprocess.bids.ipynb #12-027
 def _t1(person, scan, settings, anatomy, path): # entry, figures
     t1, reg = (read_t1(scan.path, trust=settings.trust), None) if scan.via == 'finished' else anatomy.of(scan)
     save_t1(path, t1)
@@ -316,12 +319,15 @@ def _bold(person, scan, settings, anatomy, path): # entry, figures
     entry = dict(metrics=metrics, decisions=bold.decisions, notes=bold.notes, tr=bold.tr, frames=bold.x.shape[1], parcels=len(bold.x), atlas=bold.atlas, order=bold.order)
     return entry | ({'t1':used.path} if used else {}), bold_figures(bold, qc)
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-019
-def attempt(person, scan, settings, anatomy, out)->dict: # entry of the status file
+# %% ../../nbs/12_preprocess.bids.ipynb #12-028
+def _entry(person, scan, settings, mark)->dict: # what the status file says of a scan, whatever came of it
+    return dict(kind=scan.kind, source=scan.path, via=scan.via, entities=dict(scan.entities), about=dict(scan.about), settings=settings.hash(), fingerprint=mark, made=datetime.now().isoformat())
+
+def attempt(person, scan, settings, anatomy, out, mark)->dict: # entry of the status file
     "One scan to its record, sidecar and figures; or the reason why not"
     name = stem(person, scan); path = Path(out)/f'{name}.safetensors'; start = perf_counter()
     if not scan.fault: _unlink(out, name) # a record that does not belong to its source any more
-    entry = dict(kind=scan.kind, source=scan.path, via=scan.via, entities=dict(scan.entities), about=dict(scan.about), settings=settings.hash(), fingerprint=fingerprint(person, scan, settings), made=datetime.now().isoformat())
+    entry = _entry(person, scan, settings, mark)
     try:
         if scan.fault: raise BadInput(scan.fault)
         made, figures = (_t1 if scan.kind == 't1' else _bold)(person, scan, settings, anatomy, path)
@@ -340,36 +346,36 @@ def _unlink(out, name):
 def _write(path, what): # text, bytes, or anything JSON
     with atomic(path) as tmp: tmp.write_bytes(what if isinstance(what, bytes) else (what if isinstance(what, str) else json.dumps(what, indent=1)).encode())
 
-def _status(person, settings, out, scans):
+def _save_status(person, out, scans):
     _write(Path(out)/f'sub-{person.subject}'/f'sub-{person.subject}_status.json', dict(subject=person.subject, about=dict(person.about), scans=scans))
 
 
 def _gone(old, names): return [n for n,e in old.items() if n not in names and not _there(e['source']).exists()] # a scan that left the dataset; one of another task did not
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-020
+# %% ../../nbs/12_preprocess.bids.ipynb #12-029
 def process(person, settings:Settings, out, retry=False)->None:
     "Bring a person's scans to records, leaving alone those that are done"
     folder = Path(out)/f'sub-{person.subject}'; folder.mkdir(parents=True, exist_ok=True); sweep(folder)
+    _listing.cache_clear() # a worker may live longer than a dataset stays as it is
     old, anatomy, new = status(out, person.subject), Anatomy(person, settings), {}
     for name, scan in named(person).items():
         mark = fingerprint(person, scan, settings)
-        new[name] = old[name] if current(old.get(name), mark, out, retry) else attempt(person, scan, settings, anatomy, out)
-        _status(person, settings, out, old|new)
+        new[name] = old[name] if current(old.get(name), mark, out, retry) else attempt(person, scan, settings, anatomy, out, mark)
+        _save_status(person, out, old|new)
     for n in _gone(old, new): _unlink(out, n); old.pop(n)
-    _status(person, settings, out, old|new)
+    _save_status(person, out, old|new)
     person_page(out, person.subject)
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-021
+# %% ../../nbs/12_preprocess.bids.ipynb #12-030
 def person_page(out, subject):
     "`sub-<label>.html`: every scan of a person, its pictures and decisions"
     figures = Path(out)/f'sub-{subject}'/'figures'
     scans = [e | dict(name=Path(n).name, figures={p.stem.rsplit('_', 1)[1]:p.read_bytes() for p in sorted(figures.glob(f'{Path(n).name}_*.png'))} if e['status'] == 'ok' else {}) for n,e in status(out, subject).items()]
     subject_page(Path(out)/f'sub-{subject}.html', subject, scans)
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-023
-def pending(person, settings, out, retry=False)->bool:
+# %% ../../nbs/12_preprocess.bids.ipynb #12-032
+def pending(person, old, settings, out, retry=False)->bool: # old: `status`
     "Is there anything to do for this person?"
-    old = status(out, person.subject)
     names = named(person)
     return bool(_gone(old, names)) or not all(current(old.get(n), fingerprint(person, s, settings), out, retry) for n,s in names.items())
 
@@ -386,14 +392,15 @@ def participants(people:list,         # of Person
     settings = replace(settings, **{k:whole(v) for k in ('atlas','labels') if Path((v := getattr(settings, k)).split(',')[0]).is_file()})
     described(out, source, settings)
     _listing.cache_clear()
-    todo = [p for p in people if pending(p, settings, out, retry)]
-    entries = lambda: {(p.subject, n):e for p in people for n in named(p) if (e := status(out, p.subject).get(n))}
-    before = {k:e.get('made') for k,e in entries().items()}
+    statuses = lambda: {p.subject:status(out, p.subject) for p in people}
+    entries = lambda st: {(p.subject, n):e for p in people for n in named(p) if (e := st[p.subject].get(n))}
+    old = statuses(); todo = [p for p in people if pending(p, old[p.subject], settings, out, retry)]
+    before = {k:e.get('made') for k,e in entries(old).items()}
     work = partial(process, settings=settings, out=whole(out), retry=retry)
     with tempfile.TemporaryDirectory(prefix='brainharmonix-') as marks:
         for i, r in progress(spread(work, todo, n_jobs, scheduler, marks), 'people', total=len(todo)):
             if isinstance(r, Failure): _all_failed(todo[i], settings, out, r)
-    after = entries(); new = [e for k,e in after.items() if e.get('made') != before.get(k)]
+    after = entries(statuses()); new = [e for k,e in after.items() if e.get('made') != before.get(k)]
     made, aside = sum(e['status'] == 'ok' for e in new), [e['reason'] for e in after.values() if e['status'] != 'ok']
     return dict(people=len(people), new=made, current=len(after)-len(aside)-made, quarantined=len(aside), tried=len(new), aside=aside, records={f'{e["kind"]} record':out/e['record'] for e in after.values() if e['status'] == 'ok'})
 
@@ -402,16 +409,17 @@ def _all_failed(person, settings, out, failure): # the process of a person died:
     for n,s in named(person).items():
         mark = fingerprint(person, s, settings)
         if current(old.get(n), mark, out): new[n] = old[n]; continue
-        new[n] = dict(kind=s.kind, source=s.path, via=s.via, entities=dict(s.entities), about=dict(s.about), settings=settings.hash(), fingerprint=mark, made=datetime.now().isoformat(), status='quarantined', reason=f'{s.path}: {failure.reason}; use fewer processes (--n-jobs) and --retry.', trace=failure.trace)
-    _status(person, settings, out, old|new); person_page(out, person.subject)
+        new[n] = _entry(person, s, settings, mark) | dict(status='quarantined', reason=f'{s.path}: {failure.reason}; use fewer processes (--n-jobs) and --retry.', trace=failure.trace)
+    _save_status(person, out, old|new); person_page(out, person.subject)
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-024
+# %% ../../nbs/12_preprocess.bids.ipynb #12-033
 def planned(people, out, settings=Settings(), retry=False)->str: # text
     "What a run would find and do"
-    rows = [(p.subject, s, current(status(out, p.subject).get(n), fingerprint(p, s, settings), out, retry)) for p in people for n,s in named(p).items()]
+    known = {p.subject:status(out, p.subject) for p in people}
+    rows = [(p.subject, s, current(known[p.subject].get(n), fingerprint(p, s, settings), out, retry)) for p in people for n,s in named(p).items()]
     return '\n'.join([f'{"up to date" if done else "cannot" if s.fault else "to do":10} {w:10} {s.kind:4} {s.via:8} {s.path}' for w,s,done in rows] + [f'{len(people)} people, {len(rows)} scans, {sum(not d for *_,d in rows)} to do'])
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-025
+# %% ../../nbs/12_preprocess.bids.ipynb #12-034
 def described(out, source, settings):
     "`dataset_description.json`, `settings.json` and `.bidsignore` of the derivatives"
     from brainharmonix import __version__
@@ -419,7 +427,7 @@ def described(out, source, settings):
     _write(out/'settings.json', settings.as_dict())
     _write(out/'.bidsignore', '*.safetensors\n*.html\n*_status.json\nsub-*/**/*_timeseries.json\nsettings.json\nmanifest.csv\ngroup_qc.*\nquarantine.tsv\n')
 
-# %% ../../nbs/12_preprocess.bids.ipynb #12-027
+# %% ../../nbs/12_preprocess.bids.ipynb #12-036
 def group(out)->dict: # name -> path
     "The group level: `group_qc.tsv`, `group_qc.html`, `quarantine.tsv`, `manifest.csv`"
     out = Path(out); people = []

@@ -7,8 +7,9 @@ __all__ = ['TABLES', 'TEXT', 'WIDE', 'NAN', 'SIDES', 'NONE', 'REGIONS', 'CORTEX'
            'PRESETS', 'LEAST', 'ENDINGS', 'Bold', 'order_of', 'seconds', 'find_tr', 'table', 'pair', 'fslr_labels',
            'surface_labels', 'schaefer_names', 'match_fsaverage5', 'fsaverage5_labels', 'parcellate', 'alive',
            'parcel_means', 'covered', 'neighbours_agree', 'nested', 'label_names', 'check_series', 'check_names',
-           'strategy_columns', 'confound_table', 'displacement', 'derived', 'read_confounds', 'despiked', 'out_of_band',
-           'project', 'cleaned', 'bridged', 'finish', 'take', 'read_bold', 'embedded_run', 'save_ptseries', 'save_bold']
+           'strategy_columns', 'confound_table', 'fd_power', 'displacement', 'derived', 'read_confounds', 'despiked',
+           'out_of_band', 'project', 'cleaned', 'bridged', 'finish', 'take', 'read_bold', 'embedded_run',
+           'save_ptseries', 'save_bold']
 
 # %% ../../nbs/11_preprocess.bold.ipynb #11-003
 import gzip, json, re, warnings
@@ -472,10 +473,15 @@ def confound_table(path,  # file, DataFrame or [T,n]
     if d.columns.duplicated().any(): refuse(where, f'has the column {d.columns[d.columns.duplicated()][0]} twice', 'give every column a name of its own')
     return (d.rename(columns=OLD) if {'X','RotX'} <= set(d) or 'FramewiseDisplacement' in d else d), where
 
+def fd_power(p,  # [T,6] mm, rad
+            )->np.ndarray: # [T] mm, 0 for the first; a step that is not known counts 0
+    "Framewise displacement (Power 2012)"
+    return np.r_[0, np.nan_to_num(np.abs(np.diff(p, axis=0)))@[1,1,1,50,50,50]]
+
 def displacement(d)->np.ndarray|None: # [T] mm
     "Framewise displacement of a confound table"
     if 'framewise_displacement' in d: return d.framewise_displacement.fillna(0).to_numpy(np.float32)
-    if set(MOVES) <= set(d): return (d[list(MOVES)].diff().abs().fillna(0).to_numpy() @ np.repeat([1,50.], 3)).astype(np.float32)
+    if set(MOVES) <= set(d): return fd_power(d[list(MOVES)].to_numpy(float)).astype(np.float32)
 
 def derived(d, name): # [T] a column, or what it is derived from
     if name in d: return d[name]

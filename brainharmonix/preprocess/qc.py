@@ -217,6 +217,7 @@ def _spans(ax, gone, t): # shade frames that are missing
     edge = np.flatnonzero(np.diff(np.r_[0, gone.astype(int), 0])).reshape(-1, 2)
     for a,b in edge: ax.axvspan(a*t, b*t, color=AMBER, alpha=.25, lw=0)
 
+# %% ../../nbs/11e_preprocess.qc.ipynb #11e-022a
 @styled
 def bold_figure(x,            # [R,T]
                 tr:float,     # s
@@ -451,6 +452,7 @@ def metrics_table(metrics:dict): # FT
     rows = [row(k, v) for k,v in metrics.items() if v is None or isinstance(v, (int, float, np.number))]
     return Div(Table(Thead(Tr(Th('measure'), Th('value', cls='n'), Th('limit'))), Tbody(*rows)), cls='scroll')
 
+# %% ../../nbs/11e_preprocess.qc.ipynb #11e-046a
 def _section(s): # FTs of one scan
     if s.get('status', 'ok') != 'ok': return [P(B('Set aside. '), s.get('reason') or 'No reason was given.', cls='warn'), P(f'Source: {show(s.get("source"))}', cls='aside')]
     flags, figs = scan_flags(s.get('metrics') or {}), s.get('figures') or {}
@@ -507,6 +509,7 @@ const up=h.getAttribute('aria-sort')!=='ascending',b=t.tBodies[0],v=r=>r.cells[i
 t.querySelectorAll('th').forEach(o=>o.removeAttribute('aria-sort'));h.setAttribute('aria-sort',up?'ascending':'descending');
 [...b.rows].sort((p,q)=>{const a=v(p),c=v(q);if(a===''||c==='')return (a==='')-(c==='');const d=isNaN(a)||isNaN(c)?a.localeCompare(c):a-c;return up?d:-d}).forEach(r=>b.append(r))}));'''
 
+# %% ../../nbs/11e_preprocess.qc.ipynb #11e-049a
 def _row(r, cols): # one scan
     def cell(c, v):
         if c not in METRICS: return Td('' if v is None or v != v else str(v), cls='flags' if c == 'flags' else None)

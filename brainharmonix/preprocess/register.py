@@ -193,6 +193,7 @@ def strip_with(name:str, # 'bet', 'synthstrip' or 'freesurfer'
         if not Path(out).exists(): refuse(name, f'{PROGRAMS[name]} left no mask', 'run it by hand to see why, or leave strip at its default')
         return mask_file(out, x.shape, A)
 
+# %% ../../nbs/10a_preprocess.register.ipynb #10a-018a
 def mask_file(path, n, A)->np.ndarray: # [X,Y,Z] bool
     "A brain mask on the head's grid; FreeSurfer's brainmask.mgz holds intensities, and 1 where an editor erased"
     im, m = load_image(path, ('.nii','.nii.gz','.mgz'), 'brain mask')
@@ -310,6 +311,7 @@ def register(path,                # raw whole-head T1w, or a finished one of fMR
     key = (METHOD, version('antspyx'), Path(path), _space(path), beside, dof, engine, trust, strip if beside is None else 'file')
     return _unpack(cached('t1', key, lambda: _pack(_register(path, dof, strip, engine, trust, beside))), path)
 
+# %% ../../nbs/10a_preprocess.register.ipynb #10a-026a
 def _space(path): return next(iter(re.findall('space-(MNI152[A-Za-z0-9]*)', Path(path).name)), None)
 
 def _register(path, dof, strip, engine, trust, beside)->Registration:

@@ -164,6 +164,7 @@ def t1_stats(vol, # [182,218,182] intensities
     b = _crop(np.asarray(vol, np.float64))[_crop(m)]; rm, rs = _released(np.where(m, vol, 0))
     return dict(mean=float(b.mean()), sd=float(b.std()), released_mean=rm, released_sd=rs)
 
+# %% ../../nbs/10_preprocess.t1.ipynb #10-024a
 def placed(path, im, trust=None):  # [4,4] voxel to mm, where the header leaves no doubt
     if isinstance(im, nib.Nifti1Image):
         h = im.header; codes = {k:int(h[f'{k}_code']) for k in ('sform','qform')}
@@ -186,6 +187,7 @@ def _agree(path, S, Q, n):  # sform and qform within 2 degrees, 2 mm and 5 % of 
     far = float(np.linalg.norm(apply_affine(S, np.array(n)/2)-apply_affine(Q, np.array(n)/2))); size = float(abs(voxel_sizes(S)/voxel_sizes(Q)-1).max())
     if angle > 2 or far > 2 or size > .05: refuse(path, f'{say} by {angle:.1f} degrees, {far:.1f} mm and {size:.0%} of voxel size', trust)
 
+# %% ../../nbs/10_preprocess.t1.ipynb #10-024b
 def load_t1(path, trust=None, endings=('.nii','.nii.gz','.mgz')): # [X,Y,Z] float32, [4,4] voxel to mm
     "One volume that can be placed in space; its header is judged before its voxels are read"
     im = opened(readable(path, endings, 'T1 scan'), nib.load); shape = im.shape
