@@ -18,10 +18,11 @@ from .preprocess.t1 import mni152, read_t1
 from .simulate import SimConfig, Simulated, bayes, simulate
 from .model.passport import BrainHarmonix, ModelConfig, Passport
 from .train.data import session
-from .train.loop import TrainConfig
+from .train.optim import Machine, TrainConfig
 from .train.structure import pretrain_structure
 from .train.function import pretrain_function
-from .train.harmonizer import latents, train_harmonizer
+from .train.latents import latents
+from .train.harmonizer import train_harmonizer
 from .bench.probe import compare, fc_features, verdict
 from .embed import demo_checkpoint, embed_session, new_model
 
@@ -32,9 +33,8 @@ class DemoConfig(Config):
     sim:SimConfig = SimConfig(subjects=180, minutes=(6.,6.,6.,6.))
     pretrain:int = 60            # subjects whose scans pretraining sees; the probe sees only the others
     structure:TrainConfig = TrainConfig(steps=240, batch=4, lr=2e-3)
-    function:TrainConfig = TrainConfig(steps=300, batch=4, lr=1e-3)
+    function:TrainConfig = TrainConfig(steps=300, batch=4, lr=1e-3, ema=(.98, 1.)) # few steps: the target must follow faster than in the paper (.996)
     harmonizer:TrainConfig = TrainConfig(steps=150, batch=2, lr=1e-3)
-    momentum:tuple = (.98, 1.)   # few steps: the target must follow faster than in the paper (.996)
     crop:int = 4                 # windows per scan and step
     model:ModelConfig = ModelConfig.smoke()
 
@@ -50,11 +50,11 @@ def prepare(sim:Simulated, which)->list:
 def train(cfg:DemoConfig, sessions:list, folder:Path)->tuple: # BrainHarmonix, dict of losses
     "All three stages at the size of the demo"
     model = new_model(cfg.model)
-    pos, state = model.function.pos, lambda stage: folder/'state'/f'{stage}-{cfg.hash()}.pt'
-    mae, s = pretrain_structure(sessions, cfg.model.structure, cfg.structure, state('structure'))
-    jepa, f = pretrain_function(sessions, cfg.model.function, pos.gradients, pos.harmonics, cfg.function, state('function'), cfg.momentum, cfg.crop)
+    pos, run, quiet = model.function.pos, lambda stage: folder/'pretrain'/f'{stage}-{cfg.hash()}', Machine(device='cpu', trackers=())
+    mae, s = pretrain_structure(sessions, cfg.model.structure, cfg.structure, run('structure'), machine=quiet)
+    jepa, f = pretrain_function(sessions, cfg.model.function, pos.gradients, pos.harmonics, cfg.function, run('function'), cfg.crop, machine=quiet)
     model.structure, model.function = mae.encoder, jepa.target
-    model.harmonizer, h = train_harmonizer(latents(sessions, model.function, model.structure), cfg.model.harmonizer, cfg.harmonizer, state('harmonizer'))
+    model.harmonizer, h = train_harmonizer(latents(sessions, model.function, model.structure), cfg.model.harmonizer, cfg.harmonizer, run('harmonizer'), quiet)
     p = dict(names=model.passport.names, order=model.passport.order, tr_range=(min(cfg.sim.trs), max(cfg.sim.trs)), cohorts=('simulated',), subjects=len(sessions),
              subject_hashes=tuple(id_hash([s.subject]) for s in sessions), note='Trained on simulated people only: a demonstration, not for research claims and not for clinical use.')
     model.passport = Passport(**p)

@@ -9,10 +9,11 @@ __all__ = ['Packed', 'sample_of', 'starts', 'pack', 'backends', 'attend', 'Read'
 # %% ../../nbs/32_model.blocks.ipynb #32-003
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/32_model.blocks.ipynb #32-006
 @dataclass
@@ -79,7 +80,7 @@ def _dense(q, k, v): # [b,n,h,d]
 def _sdpa(q, k, v, qlens, lens):
     if len(set(qlens)) == len(set(lens)) == 1:
         b = len(lens)
-        return _dense(*(t.view(b, -1, *t.shape[1:]) for t in (q,k,v))).flatten(0,1)
+        return _dense(*(t.unflatten(0, (b, len(t)//b)) for t in (q,k,v))).flatten(0,1)
     return _by_length(q, k, v, qlens, lens)
 
 def _by_length(q, k, v, qlens, lens):
@@ -160,19 +161,21 @@ class Block(nn.Module):
 
 # %% ../../nbs/32_model.blocks.ipynb #32-019
 def run(blocks, x:Tensor, lens:tuple, read:Read=None)->Tensor:
-    "All blocks; the last one computes only the rows in `read`"
+    "All blocks; the last one computes only the rows in `read`. With `blocks.checkpointing` set, activations are computed again in the backward pass"
+    again = getattr(blocks, 'checkpointing', False) and torch.is_grad_enabled()
+    through = partial(checkpoint, use_reentrant=False) if again else lambda b, *a: b(*a)
     *most, last = blocks
-    for b in most: x = b(x, lens)
-    return last(x, lens, read)
+    for b in most: x = through(b, x, lens)
+    return through(last, x, lens, read)
 
-# %% ../../nbs/32_model.blocks.ipynb #32-027
+# %% ../../nbs/32_model.blocks.ipynb #32-029
 def weights(attn:Attention, x:Tensor, # [n,D] one sample, normed
             read:Read)->Tensor:       # [h,r,n]
     "Attention weights of the rows read, one sample"
     q, k, _, _ = attn.heads_of(x, (len(x),), read)
     return (torch.einsum('qhd,khd->hqk', q, k)*q.shape[-1]**-.5).softmax(-1)
 
-# %% ../../nbs/32_model.blocks.ipynb #32-030
+# %% ../../nbs/32_model.blocks.ipynb #32-032
 def init_trunc(m:nn.Module, std:float=.02):
     "Truncated normal weights, zero biases, unit LayerNorm; for `module.apply`"
     if isinstance(m, nn.Linear):

@@ -127,8 +127,9 @@ def guess(self:FunctionJEPA, z, context:list, want:list, mask=None)->Tensor: # [
 @patch
 @torch.no_grad()
 def answer(self:FunctionJEPA, z, want:list, mask=None)->Tensor: # [sum of cells,D]
-    "Target features of the same cells"
-    return F.layer_norm(self.target(z, mask, read=want).x, (self.encoder.cfg.dim,))
+    "Target features of the same cells; `features` keeps them as they were, to watch for collapse"
+    self.features = self.target(z, mask, read=want).x
+    return F.layer_norm(self.features, (self.encoder.cfg.dim,))
 
 @patch
 def forward(self:FunctionJEPA,

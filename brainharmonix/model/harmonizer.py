@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from ..core import Config, refuse
 from .position import sincos, sincos3d
-from .blocks import Block, Packed, Read, init_xavier, run, starts, weights
+from .blocks import Block, Packed, Read, init_xavier, run, sample_of, starts, weights
 from .structure import normalised
 
 # %% ../../nbs/50_model.harmonizer.ipynb #50-006
@@ -141,26 +141,30 @@ def rebuild(self:Harmonizer, hubs:Tensor, wanted:dict)->dict: # m -> [n,in_dim]
     return {m:torch.cat(out[i::len(wanted)]) for i,m in enumerate(wanted)}
 
 @patch
-def loss(self:Harmonizer, bold:Packed=None, t1:Packed=None, g:torch.Generator=None)->Tensor: # scalar
-    "Rebuild what the session has, from hub tokens that may have seen only one modality (Sec. 3.3)"
+def loss(self:Harmonizer, bold:Packed=None, t1:Packed=None,
+         u:Tensor=None,  # [B] uniform in [0,1): who is withheld what, see below; None: nothing is withheld
+        )->Tensor:       # [B] loss of each session
+    "Rebuild what each session has, from hub tokens that may have seen only one modality (Sec. 3.3)"
     wanted = {m:t for m,t in enumerate((bold,t1)) if t is not None}
-    hubs = self(*(self._withheld(bold, t1, g) if self.training and len(wanted) == 2 else (bold, t1)))
-    target = {m:(normalised(t.x) if self.cfg.norm_target else t.x).detach() for m,t in wanted.items()}
+    hubs = self(*(self.withheld(bold, t1, u) if u is not None and len(wanted) == 2 else (bold, t1)))
+    target = {m:(normalised(t.x) if self.cfg.norm_target and len(t.x) else t.x).detach() for m,t in wanted.items()}
     err = {m:(p-target[m]).pow(2).mean(1) for m,p in self.rebuild(hubs, wanted).items()}
-    return torch.stack([e.mean() for e in err.values()]).mean() if self.cfg.balance else torch.cat(list(err.values())).mean()
+    n = torch.tensor([t.lens for t in wanted.values()], device=hubs.device)                                                   # [M,B] tokens
+    total = torch.stack([e.new_zeros(len(hubs)).index_add(0, sample_of(wanted[m].lens, e.device), e) for m,e in err.items()]) # [M,B] their errors
+    return (total/n.clamp(min=1)).sum(0)/(n > 0).sum(0) if self.cfg.balance else total.sum(0)/n.sum(0)
 
 # %% ../../nbs/50_model.harmonizer.ipynb #50-020
 @patch
-def _withheld(self:Harmonizer, bold, t1, g=None):
-    u, drop = torch.rand(len(bold.lens), generator=g), self.cfg.drop
-    gone = (u < drop), (u > 1-drop)
+def withheld(self:Harmonizer, bold:Packed, t1:Packed, u:Tensor)->tuple: # BOLD, T1
+    "What enters: no BOLD where u < drop, no T1 where u > 1 - drop; a session's only modality always does"
+    gone = (u < self.cfg.drop), (u > 1-self.cfg.drop)
     def cut(t, gone, other):
         keep = [n == 0 or o == 0 or not b for n,o,b in zip(t.lens, other.lens, gone)]
         rows = torch.cat([torch.full((n,), k) for n,k in zip(t.lens, keep)]).to(t.x.device)
         return Packed(t.x[rows], tuple(n*k for n,k in zip(t.lens, keep)), t.at[rows], t.grid)
     return cut(bold, gone[0], t1), cut(t1, gone[1], bold)
 
-# %% ../../nbs/50_model.harmonizer.ipynb #50-026
+# %% ../../nbs/50_model.harmonizer.ipynb #50-028
 @patch
 @torch.no_grad()
 def reads(self:Harmonizer, bold:Packed=None, t1:Packed=None)->dict: # bold [H,n], t1 [H,n], hubs [H]

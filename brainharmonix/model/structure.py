@@ -112,9 +112,8 @@ def predict(self:StructureMAE, x:Tensor, seen:Tensor, hidden:Tensor)->Tensor: # 
     return self.dec_pred(self.dec_norm(z)).view(B, hidden.shape[1], -1)
 
 @patch
-def forward(self:StructureMAE, x:Tensor, g:torch.Generator=None)->Tensor: # scalar
-    "Loss on the hidden patches"
-    seen, hidden = self.hide(len(x), g)
+def forward(self:StructureMAE, x:Tensor, seen:Tensor, hidden:Tensor)->Tensor: # [B]
+    "Loss of each volume on its hidden patches"
     target = patchify(x, self.cfg.patch).gather(1, hidden[...,None].expand(-1,-1,self.cfg.patch**3))
     if self.cfg.norm_target: target = normalised(target)
-    return (self.predict(x, seen, hidden) - target).pow(2).mean()
+    return (self.predict(x, seen, hidden) - target).pow(2).mean((1,2))
