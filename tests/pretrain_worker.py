@@ -1,8 +1,8 @@
 """A process of a training run, as test_train.py starts it: `torchrun --nproc-per-node 2 pretrain_worker.py '{"stages": ["function"], ...}'`"""
-import gc, json, os, resource, sys
+import gc, io, json, os, resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
-import torch, torch.distributed as dist
+import accelerate, accelerate.utils as u, torch, torch.distributed as dist
 import brainharmonix.train.loop as loop
 from brainharmonix.core import BadInput, seed_all
 from brainharmonix.model.function import FunctionConfig, FunctionEncoder, FunctionJEPA
@@ -19,18 +19,19 @@ R, TRS, WINDOWS = 20, (.8,)*4 + (2.,)*3, (5,3,7,4,6,2,5)  # a batch of 3 leaves 
 S = StructureConfig(volume=(32,32,48), dim=24, depth=2, heads=2, dec_dim=24, dec_depth=1, dec_heads=2)
 F = FunctionConfig(regions=R, gradients=3, harmonics=4, dim=24, depth=2, heads=2, pred_dim=8, pred_depth=2, pred_heads=2)
 H = HarmonizerConfig(in_dim=24, dim=24, depth=2, heads=2, hubs=4, dec_dim=24, dec_depth=1, dec_heads=2)
+BASE = dict(train=dict(batch=3, steps=12, save=4, lr=3e-3), machine=dict(device='cpu', precision='float64', trackers=()))
 
-def sessions(n=7):
-    g = chance('sessions')
-    return [Session(f's{i}', torch.randn(R, p, 48, generator=g).half(), torch.ones(p).bool(), torch.randn(*S.volume, generator=g).half(), tr, f's{i}') for i,tr,p in list(zip(range(n), TRS, WINDOWS))]
+def sessions(poison=None):
+    g, bad = chance('sessions'), lambda i: torch.nan if f's{i}' == poison else 1.
+    return [Session(f's{i}', torch.randn(R, p, 48, generator=g).half()*bad(i), torch.ones(p).bool(), torch.randn(*S.volume, generator=g).half()*bad(i), tr, f's{i}') for i,(tr,p) in enumerate(zip(TRS, WINDOWS))]
 
 def encoders():
     seed_all(1)
     return FunctionEncoder(F, torch.randn(R,3), torch.randn(R,4)).eval(), StructureEncoder(S).eval()
 
-def stage(name):
+def stage(name, poison=None):
     "Model and feed"
-    s = sessions(); seed_all(0)
+    s = sessions(poison); seed_all(0)
     if name == 'structure': m = StructureMAE(S); return m, structure_feed(s, m, augment=True)
     if name == 'function': m = FunctionJEPA(FunctionEncoder(F, torch.randn(R,3), torch.randn(R,4))); return m, function_feed(s, R, crop=4)
     f, t = encoders(); seed_all(0)
@@ -40,44 +41,60 @@ def stage(name):
 
 def as_if_gpu():
     "accelerate offers FSDP on GPUs only; tell it that this machine's processes are GPUs, to see the numbers of FSDP2 on a CPU"
-    from accelerate.utils import DistributedType
-    made = loop.spread
+    made, Plugin, kept = loop.spread, u.FullyShardedDataParallelPlugin, {}
+    def plugin(**kw): kept['plugin'] = Plugin(**kw); return kept['plugin']
     def spread(machine, out=None):
         acc = made(machine, out)
-        if machine.shard: plugin = made.plugin; acc.state.distributed_type, acc.state.fsdp_plugin = DistributedType.FSDP, plugin
+        if machine.shard: acc.state.distributed_type, acc.state.fsdp_plugin = u.DistributedType.FSDP, kept['plugin']
         return acc
-    import accelerate.utils as u
-    P = u.FullyShardedDataParallelPlugin
-    def keep(**kw): made.plugin = P(**kw); return made.plugin
-    u.FullyShardedDataParallelPlugin = keep
-    loop.spread = spread
+    u.FullyShardedDataParallelPlugin, loop.spread = plugin, spread
 
-def record(out):
-    "Which scans each process worked on"
-    did, rank = loop.one_step, int(os.environ.get('RANK', 0))
+def watched(out, limit=None, did=loop.one_step):
+    "Writes down which scans each process worked on; limit: (steps, bytes), after so many steps no file can grow larger"
+    n, rank = [0], os.environ.get('RANK', 0)
     def one_step(*a, **k):
-        loss, norm, each = did(*a, **k)
-        with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in each if w]) + '\n')
-        return loss, norm, each
+        got = did(*a, **k); n[0] += 1
+        with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in got[2] if w]) + '\n')
+        if limit and n[0] == limit[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit[1], limit[1]))
+        return got
     loop.one_step = one_step
 
-def main(stages, out, train={}, machine={}, other=False, fsize=None, fsdp=False):
-    torch.set_num_threads(1); rank = int(os.environ.get('RANK', 0)); out = Path(out)
-    if fsize: resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
-    if fsdp: as_if_gpu()
-    kept = loop.one_step
-    for name in stages:
-        model, feed = stage(name); (out/name).mkdir(parents=True, exist_ok=True)
-        if other and rank: feed = replace(feed, ids=[f'{i}x' for i in feed.ids])
-        loop.one_step = kept; record(out/name)
-        loop.fit(model, feed, TrainConfig(**dict(batch=3, steps=12, save=4, lr=3e-3) | train), out/name, Machine(**dict(device='cpu', precision='float64', trackers=()) | machine))
+def cut_short(n):
+    "The process is killed in the middle of its n-th write of a state"
+    whole, left = torch.save, [n]
+    def save(what, f):
+        left[0] -= 1
+        if left[0]: return whole(what, f)
+        whole(what, b := io.BytesIO()); f.write(b.getvalue()[:b.tell()//2]); f.flush(); os.kill(os.getpid(), signal.SIGKILL)
+    torch.save = save
 
-if __name__ == '__main__':
-    code = 0
-    try: main(**json.loads(sys.argv[1]))
+def main(stages, out, train={}, machine={}, other={}, poison=None, limit=None, cut=None):
+    if limit and not limit[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit[1], limit[1]))
+    if cut: cut_short(cut)
+    rank = int(os.environ.get('RANK', 0))
+    for name in stages:
+        (at := Path(out)/name).mkdir(parents=True, exist_ok=True); watched(at, limit)
+        model, feed = stage(name, poison)
+        if rank: train = train | other.get('train', {}); feed = replace(feed, ids=[i + other.get('ids', '') for i in feed.ids])
+        loop.fit(model, feed, TrainConfig(**BASE['train'] | train), at, Machine(**BASE['machine'] | machine))
+
+def work(*jobs)->int: # exit status
+    torch.set_num_threads(1); as_if_gpu(); code = 0
+    try:
+        for j in jobs: main(**j)
     except BadInput as e: print(f'REFUSED {e}', flush=True); code = 2
     if dist.is_initialized():
         gc.collect()
         if not code: dist.barrier()
         dist.destroy_process_group()
+    return code
+
+def child(jobs, said, env):
+    "The same in a process of a fork server, which has imported everything; its session is its own, so that it can be killed with all its workers"
+    os.setsid(); os.environ.update(env)
+    with open(said, 'a') as f: os.dup2(f.fileno(), 1); os.dup2(f.fileno(), 2)
+    code = work(*jobs)
+    sys.stdout.flush(); sys.stderr.flush()
     sys.exit(code)
+
+if __name__ == '__main__': sys.exit(work(*map(json.loads, sys.argv[1:])))

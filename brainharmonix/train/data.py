@@ -17,7 +17,7 @@ import numpy as np, pandas as pd
 import torch
 from torch import Tensor
 from ..core import BadInput, digest, progress, refuse
-from ..cohort import RUN, locate, manifest
+from ..cohort import RUN, load_split, locate, manifest
 from ..record import ENDINGS, Store, load_record
 from ..preprocess.bold import Bold, read_bold
 from ..preprocess.t1 import read_t1
@@ -128,6 +128,11 @@ def _rows(source)->tuple: # manifest, folder of its files
     if not f.exists(): refuse(source, 'is no manifest and no folder with a manifest.csv', 'give what `brainharmonix preprocess` wrote, or a table of chapter 01')
     return manifest(f, folder=f.parent), f.parent
 
+def _training(split, m): # rows of a split's training part
+    s = load_split(split, m)
+    if 'train' not in s: refuse(split, f'has no part train (found: {", ".join(s)})', 'draw the split with chapter 01')
+    return s['train']
+
 def _fault(path, kind, want): # why a record cannot be used, or None; and its TR
     if not str(path).endswith(ENDINGS[kind]): return f'{path} is no {kind} record: run `brainharmonix preprocess` on it', None
     try:
@@ -149,8 +154,10 @@ class Records(Scans):
                  t1_norm:str='brain',
                  names=(),             # [R] parcels of the model, in order
                  parcels:int=None,     # R
+                 split=None,           # file of chapter 01's `save_split`: its training subjects only
                  **kw):                # norm, tau, k0, released
         m, folder = _rows(source)
+        if split: m = m.iloc[_training(split, m)]
         for k in need or ():
             if k not in m or m[k].isna().all(): refuse(source, f'lists no {k}', f'add the column {k}')
         super().__init__([], use, **kw)
@@ -169,12 +176,12 @@ class Records(Scans):
         at = dict(it.where)
         return read_bold(at['bold']) if 'bold' in at else None, read_t1(at['t1'], spacing=self.spacing, norm=self.t1_norm).x if 't1' in at else None
 
-# %% ../../nbs/60_train.data.ipynb #60-025
+# %% ../../nbs/60_train.data.ipynb #60-027
 def chance(*key)->torch.Generator:
     "A generator for seed, epoch and number of a scan, or any other key"
     return torch.Generator().manual_seed(int(digest(key)[:8], 16)) # 32 bits is what torch's generator takes
 
-# %% ../../nbs/60_train.data.ipynb #60-027
+# %% ../../nbs/60_train.data.ipynb #60-029
 @dataclass(frozen=True)
 class Order:
     "Batches of a training run: `order(step)`"
@@ -194,7 +201,7 @@ def _epoch(groups, size, seed, epoch): # list of batches
     cut = [[at[j] for j in part] for at in by.values() for part in torch.randperm(len(at), generator=g).split(size)]
     return [cut[j] for j in torch.randperm(len(cut), generator=g)]
 
-# %% ../../nbs/60_train.data.ipynb #60-030
+# %% ../../nbs/60_train.data.ipynb #60-032
 def shares(batch:list,    # indices of the whole batch
            rank:int=0, world:int=1,
            micro:int=0,   # scans at a time; 0: all
@@ -204,7 +211,7 @@ def shares(batch:list,    # indices of the whole batch
     mine = [(i, 1.) for i in batch[rank::world]]
     return [mine[a:a+micro] or [(batch[0], 0.)] for a in range(0, per, micro)]
 
-# %% ../../nbs/60_train.data.ipynb #60-033
+# %% ../../nbs/60_train.data.ipynb #60-035
 @dataclass
 class Feed:
     "What a stage learns from"
