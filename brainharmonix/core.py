@@ -163,8 +163,8 @@ def seed_all(seed:int)->torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 def progress(it, desc:str='', **kw):
-    "A tqdm bar on a terminal, silent elsewhere"
-    return tqdm(it, desc=desc, disable=not sys.stderr.isatty(), **kw)
+    "A tqdm bar on a terminal, silent elsewhere and on all processes of a training run but the first"
+    return tqdm(it, desc=desc, disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0", **kw)
 
 # %% ../nbs/00_core.ipynb #00-027
 PACKAGES = 'torch numpy scipy nibabel nilearn brainspace lapy scikit-learn safetensors'.split()

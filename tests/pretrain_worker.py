@@ -2,7 +2,7 @@
 import gc, io, json, os, resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
-import accelerate, accelerate.utils as u, torch, torch.distributed as dist
+import accelerate, accelerate.utils as u, torch, torch.distributed as dist, torch.distributed.checkpoint.state_dict, torch.distributed.fsdp, torch._dynamo # the last three are for the fork server
 import brainharmonix.train.loop as loop
 from brainharmonix.core import BadInput, seed_all
 from brainharmonix.model.function import FunctionConfig, FunctionEncoder, FunctionJEPA
@@ -19,7 +19,7 @@ R, TRS, WINDOWS = 20, (.8,)*4 + (2.,)*3, (5,3,7,4,6,2,5)  # a batch of 3 leaves 
 S = StructureConfig(volume=(32,32,48), dim=24, depth=2, heads=2, dec_dim=24, dec_depth=1, dec_heads=2)
 F = FunctionConfig(regions=R, gradients=3, harmonics=4, dim=24, depth=2, heads=2, pred_dim=8, pred_depth=2, pred_heads=2)
 H = HarmonizerConfig(in_dim=24, dim=24, depth=2, heads=2, hubs=4, dec_dim=24, dec_depth=1, dec_heads=2)
-BASE = dict(train=dict(batch=3, steps=12, save=4, lr=3e-3), machine=dict(device='cpu', precision='float64', trackers=()))
+BASE = dict(train=dict(batch=3, steps=24, save=5, lr=3e-3), machine=dict(device='cpu', precision='float64', trackers=()))
 
 def sessions(poison=None):
     g, bad = chance('sessions'), lambda i: torch.nan if f's{i}' == poison else 1.
@@ -50,10 +50,11 @@ def as_if_gpu():
     u.FullyShardedDataParallelPlugin, loop.spread = plugin, spread
 
 def watched(out, limit=None, did=loop.one_step):
-    "Writes down which scans each process worked on; limit: (steps, bytes), after so many steps no file can grow larger"
-    n, rank = [0], os.environ.get('RANK', 0)
-    def one_step(*a, **k):
-        got = did(*a, **k); n[0] += 1
+    "Writes down which scans each process worked on, and its part of the weights; limit: (steps, bytes), after so many steps no file can grow larger"
+    n, rank, mine = [0], os.environ.get('RANK', 0), lambda p: getattr(p, 'to_local', lambda: p)().numel()
+    def one_step(acc, model, *a, **k):
+        got = did(acc, model, *a, **k); n[0] += 1
+        if n[0] == 1: (out/f'parts-{rank}.txt').write_text(str(sum(map(mine, model.parameters()))/sum(p.numel() for p in model.parameters())))
         with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in got[2] if w]) + '\n')
         if limit and n[0] == limit[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit[1], limit[1]))
         return got

@@ -79,7 +79,7 @@ def batch(sessions:list,          # with BOLD
 
 def volumes(sessions:list)->Tensor: # [B,1,X,Y,Z] float32
     "Stack the T1s of several sessions"
-    return torch.stack([s.t1 for s in sessions])[:,None].float()
+    return torch.stack([s.t1.float() for s in sessions])[:,None]
 
 # %% ../../nbs/60_train.data.ipynb #60-016
 @dataclass(frozen=True)

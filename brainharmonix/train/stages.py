@@ -11,11 +11,12 @@ import gc, json
 from dataclasses import replace
 from pathlib import Path
 import pandas as pd
+import torch
 from ..core import Config, atomic, refuse
 from ..cohort import id_hash
 from ..simulate import SimConfig, simulate
 from ..model.function import FunctionEncoder
-from ..model.passport import BrainHarmonix, ModelConfig, Passport, joined, load_part, position_tables, save_part
+from ..model.passport import BrainHarmonix, ModelConfig, Passport, combined, load_part, position_tables, save_part
 from ..model.structure import StructureConfig, StructureEncoder
 from .data import Records, Scans, SimScans
 from .function import FunctionRun, pretrain_function
@@ -72,7 +73,7 @@ def passport_of(scans:Scans, **kw)->Passport:
     "Who was seen, at which TRs"
     who, trs = sorted({i.subject for i in scans.items}), [i.tr for i in scans.items if i.tr]
     note = 'Trained on simulated people only: a demonstration, not for research claims and not for clinical use.' if {i.cohort for i in scans.items} == {'simulated'} else Passport().note
-    return Passport(**dict(cohorts=tuple(sorted({i.cohort or 'unnamed' for i in scans.items})), subjects=len(who), subject_hashes=tuple(sorted(id_hash([s]) for s in who)), note=note) | (dict(tr_range=(min(trs), max(trs))) if trs else {}) | kw)
+    return Passport(**dict(cohorts=tuple(sorted({i.cohort or 'unnamed' for i in scans.items})), subjects=len(who), subject_hashes=tuple(sorted(id_hash([s]) for s in who)), tr_range=(min(trs), max(trs)) if trs else (), note=note) | kw)
 
 # %% ../../nbs/68_train.stages.ipynb #68-012
 def load_structure(folder)->tuple: # StructureEncoder, StructureRun, Passport
@@ -135,7 +136,8 @@ def stage_latents(data, out, run:LatentsRun, machine=Machine(), split=None, func
     from accelerate import PartialState
     f, s = _encoders(function, structure); at = PartialState(cpu=machine.device == 'cpu')
     scans = _sessions(data, f, s[1], seed, split)
-    store = write_latents(scans, f[0].to(at.device), s[0].to(at.device), out, run, at.process_index, at.num_processes, at.wait_for_everyone)
+    with torch.autocast(at.device.type, torch.bfloat16, enabled=machine.precision == 'bf16'):
+        store = write_latents(scans, f[0].to(at.device), s[0].to(at.device), out, run, at.process_index, at.num_processes, at.wait_for_everyone)
     if at.is_main_process:
         with atomic(store/'scans.json') as tmp: tmp.write_text(json.dumps(passport_of(scans).as_dict()))
     return dict(store=store)
@@ -152,7 +154,7 @@ def stage_harmonizer(data, out, run:HarmonizerRun, machine=Machine(), split=None
     seen = Passport.from_dict(json.loads((Path(store)/'scans.json').read_text())) if store else passport_of(scans)
     weights = weights_of(har)
     if _is_first():
-        p = Passport(**joined(pf, ps, seen) | dict(names=pf.names, order=pf.order, note=seen.note))
+        p = Passport(**combined(pf, ps, seen) | dict(names=pf.names, order=pf.order, note=seen.note))
         model = BrainHarmonix(ModelConfig(s.model, f.model, run.model), F.pos.gradients, F.pos.harmonics, p)
         model.structure, model.function = S.cpu(), F.cpu(); model.harmonizer.load_state_dict(weights)
         model.save_pretrained(Path(out)/'checkpoint')
