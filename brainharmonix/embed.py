@@ -8,11 +8,12 @@ __all__ = ['demo_checkpoint', 'load_model', 'reordered', 'reads_of', 'embed_sess
 # %% ../nbs/76_embed.ipynb #76-003
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
-from .core import cache_dir, digest, filled, provenance
+from .core import digest, filled, provenance
 from .preprocess.t1 import brain_mask
 from .geometry.harmonics import Table
 from .model.passport import BrainHarmonix, Embedding, ModelConfig, Passport, new_model
@@ -20,11 +21,11 @@ from .report import report
 
 # %% ../nbs/76_embed.ipynb #76-007
 def demo_checkpoint()->Path:
-    "Where `brainharmonix demo` leaves its checkpoint"
-    return cache_dir()/'demo-checkpoint'
+    "The checkpoint that ships with the package"
+    return Path(find_spec('brainharmonix').submodule_search_locations[0])/'checkpoints'/'demo'
 
 def load_model(checkpoint=None)->BrainHarmonix:
-    "A checkpoint; without one the demo's, else random weights"
+    "A checkpoint; without one the demo that ships, else random weights"
     if checkpoint: return BrainHarmonix.from_pretrained(checkpoint)
     return BrainHarmonix.from_pretrained(demo_checkpoint()) if demo_checkpoint().exists() else new_model(ModelConfig.smoke())
 

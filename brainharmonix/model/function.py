@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import Config, refuse
 from .tape import TapeEmbed
 from .position import AtlasPosition
-from .blocks import Block, Packed, Read, init_trunc, rescale, run, starts
+from .blocks import Block, Packed, Read, init_trunc, init_xavier, rescale, run, starts
 
 # %% ../../nbs/41_model.function.ipynb #41-006
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class FunctionConfig(Config):
     pred_depth:int = 6
     pred_heads:int = 12
     pred_eps:float = 1e-6 # LayerNorm of the predictor; the release's class default is 1e-5
+    init:str = 'trunc'    # of the blocks: 'trunc' (std .02, made for a width of 768) or 'xavier'
+    signal:float = 1.     # times the patch embedding at the start
     @classmethod
     def base(cls): return cls()
     @classmethod
@@ -52,7 +54,10 @@ class FunctionEncoder(nn.Module):
         self.pos = AtlasPosition(gradients, harmonics, cfg.dim, cfg.pred_dim)
         self.blocks = nn.ModuleList(Block(cfg.dim, cfg.heads) for _ in range(cfg.depth))
         self.norm = nn.LayerNorm(cfg.dim, 1e-6)
-        self.apply(init_trunc); rescale(self.blocks)
+        self.apply(init_trunc)
+        if cfg.init == 'xavier': self.blocks.apply(init_xavier)
+        rescale(self.blocks)
+        with torch.no_grad(): self.embed.proj.weight.mul_(cfg.signal)
 
     def forward(self, z:Tensor,      # [B,R,P,k0] canonical samples
                 mask:Tensor=None,    # [B,P] bool, windows that exist; None: all
@@ -77,7 +82,7 @@ def _rows(at, lens, read):
     rows = [s + torch.searchsorted(a.contiguous(), i) for s,a,i in zip(starts(lens), at.split(lens), read)]
     return Read(torch.cat(rows), tuple(map(len, read)))
 
-# %% ../../nbs/41_model.function.ipynb #41-014
+# %% ../../nbs/41_model.function.ipynb #41-015
 class Predictor(nn.Module):
     "Guess the target features of unseen cells from the context (method.md 1.5)"
     def __init__(self, cfg:FunctionConfig):
@@ -100,7 +105,7 @@ class Predictor(nn.Module):
         x = run(self.blocks, torch.cat(x), lens, Read(rows, tuple(map(len, want))))
         return self.proj(self.norm(x))
 
-# %% ../../nbs/41_model.function.ipynb #41-017
+# %% ../../nbs/41_model.function.ipynb #41-018
 class FunctionJEPA(nn.Module):
     "Context encoder, predictor and moving-average target (Sec. 3.2; method.md 1.4)"
     def __init__(self, encoder:FunctionEncoder):
@@ -117,7 +122,7 @@ class FunctionJEPA(nn.Module):
         "Move the target towards the encoder: t <- m t + (1-m) e"
         for t,e in zip(self.target.parameters(), self.encoder.parameters()): t.lerp_(e, 1-m)
 
-# %% ../../nbs/41_model.function.ipynb #41-018
+# %% ../../nbs/41_model.function.ipynb #41-019
 @patch
 def guess(self:FunctionJEPA, z, context:list, want:list, mask=None)->Tensor: # [sum of cells,D]
     "Predicted features of the cells in `want`"

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 import numpy as np, pandas as pd
 import torch
@@ -182,24 +181,23 @@ def chance(*key)->torch.Generator:
     return torch.Generator().manual_seed(int(digest(key)[:8], 16)) # 32 bits is what torch's generator takes
 
 # %% ../../nbs/60_train.data.ipynb #60-029
-@dataclass(frozen=True)
 class Order:
     "Batches of a training run: `order(step)`"
-    groups:tuple  # group of each scan
-    size:int      # of a batch
-    seed:int=0
-    @property
-    def per_epoch(self)->int: return sum(math.ceil(n/self.size) for n in Counter(self.groups).values())
+    def __init__(self, groups:list,  # group of each scan
+                 size:int,           # of a batch
+                 seed:int=0):
+        self.size, self.seed, self.by, self.kept = size, seed, {}, {}
+        for i,k in enumerate(groups): self.by.setdefault(k, []).append(i)
+        self.per_epoch = sum(math.ceil(len(at)/size) for at in self.by.values())
+    def epoch(self, e:int)->list: # of batches
+        if e not in self.kept:
+            g = chance(self.seed, e, 'order')
+            cut = [[at[j] for j in part] for at in self.by.values() for part in torch.randperm(len(at), generator=g).split(self.size)]
+            self.kept = {k:v for k,v in self.kept.items() if k >= e-1} | {e:[cut[j] for j in torch.randperm(len(cut), generator=g)]}
+        return self.kept[e]
     def __call__(self, step:int)->tuple: # epoch, indices
-        epoch, at = divmod(step, self.per_epoch)
-        return epoch, _epoch(self.groups, self.size, self.seed, epoch)[at]
-
-@lru_cache(4)
-def _epoch(groups, size, seed, epoch): # list of batches
-    g, by = chance(seed, epoch, 'order'), {}
-    for i,k in enumerate(groups): by.setdefault(k, []).append(i)
-    cut = [[at[j] for j in part] for at in by.values() for part in torch.randperm(len(at), generator=g).split(size)]
-    return [cut[j] for j in torch.randperm(len(cut), generator=g)]
+        e, at = divmod(step, self.per_epoch)
+        return e, self.epoch(e)[at]
 
 # %% ../../nbs/60_train.data.ipynb #60-032
 def shares(batch:list,    # indices of the whole batch

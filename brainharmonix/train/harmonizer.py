@@ -33,6 +33,8 @@ class HarmonizerRun(Config):
                                save=500))
     @classmethod
     def smoke(cls): return cls(HarmonizerConfig.smoke(), TrainConfig(steps=40, batch=2, save=20))
+    @classmethod
+    def demo(cls): return cls(HarmonizerConfig.smoke(), TrainConfig(steps=400, batch=4, lr=1e-3))
 
 # %% ../../nbs/66_train.harmonizer.ipynb #66-009
 def together(parts:list,       # Packed of one session each, or None

@@ -168,7 +168,7 @@ def fit(model:nn.Module,      # a turn's arguments -> losses [b]; with `follow(m
         desc:str='training',
        )->list:               # losses of all steps
     "Train with AdamW; leaves the model in eval mode, on the CPU unless it is in parts"
-    acc, order = spread(machine, out), Order(tuple(feed.groups), cfg.batch, cfg.seed)
+    acc, order = spread(machine, out), Order(feed.groups, cfg.batch, cfg.seed)
     steps, dtype = cfg.length(order.per_epoch), torch.float64 if machine.precision == 'float64' else None
     about = {k:v for k,v in cfg.as_dict().items() if k != 'save'} | dict(precision=machine.precision, data=feed.hash()) | about
     _agree(acc, feed, about)

@@ -117,7 +117,7 @@ def stage_function(data, out, run:FunctionRun, machine=Machine(), split=None)->d
     atlas, *tables = position_tables(run.model)
     scans = open_scans(data, ['bold'], ['bold'], 1., run.train.seed, split, atlas.names, tau=run.model.tau, k0=run.model.k0, released=run.released)
     if run.longest: scans = scans.longer_trs(run.longest)
-    jepa, losses = pretrain_function(scans, run.model, *tables, run.train, out, run.crop, run.masks, machine)
+    jepa, losses = pretrain_function(scans, run.model, *tables, run.train, out, run.crop, run.masks, machine, run.alike)
     weights = weights_of(jepa)
     if _is_first(): save_part(Path(out)/'checkpoint', 'function', weights, run, passport_of(scans, names=tuple(atlas.names), order=atlas.order))
     return dict(checkpoint=Path(out)/'checkpoint') | _written(out, losses, scans, 'function')

@@ -33,6 +33,8 @@ class StructureRun(Config):
                                save=1000))
     @classmethod
     def smoke(cls): return cls(StructureConfig.smoke(), TrainConfig(steps=60, batch=4, lr=2e-3, save=20))
+    @classmethod
+    def demo(cls): return cls(StructureConfig.smoke(), TrainConfig(steps=300, batch=8, lr=2e-3))
 
 # %% ../../nbs/63_train.structure.ipynb #63-009
 def light(x:Tensor,          # [X,Y,Z], 0 outside the brain
