@@ -76,11 +76,12 @@ def parser()->argparse.ArgumentParser:
     _manifest_options(sub.add_parser('manifest', help="the manifest of a known cohort from its official tables", description='Turns the official tables of a cohort (a file of data_manifests) and a folder of its scans into a manifest, which preprocess --manifest reads.'))
     _embed_options(sub.add_parser('embed', help='hub tokens and a report of one session', description='Hub tokens and a report of one session; either of --bold and --t1 may be left out.'))
     _pretrain_options(sub.add_parser('pretrain', help='train one stage of the model, from records or simulated people', description='Pretrains one stage: structure and function first, then harmonizer on the latents of both. Stopped, it resumes. Under torchrun, accelerate launch or SLURM it spreads over all processes.',
-        epilog='On 8 GPUs: torchrun --nproc-per-node 8 --no-python brainharmonix pretrain function records --out runs/function --preset base --precision bf16'))
-    d = sub.add_parser('demo', help='simulate, pretrain, embed a real run, probe, report', description='The whole path on what the dependencies ship. Stopped, it resumes.')
+        epilog='--set help= prints what a preset holds. On 8 GPUs: torchrun --nproc-per-node 8 --no-python brainharmonix pretrain function records --out runs/function --preset base --precision bf16'))
+    d = sub.add_parser('demo', help='embed a real session with the weights that ship, and write a report', description='Embeds the run that brainspace ships with the weights that ship. With --train these weights are made anew from simulated people: about half an hour; stopped, it resumes.')
     d.add_argument('--out', default='reports/runs/demo', metavar='DIR', help='folder for everything (default: %(default)s)')
-    d.add_argument('--subjects', type=int, metavar='N', help='simulated subjects (default: 180)')
-    d.add_argument('--steps', type=int, metavar='N', help='training steps of each stage (default: as in chapter 77)')
+    d.add_argument('--train', action='store_true', help='make the weights anew: simulate, pretrain all stages, probe; then embed with them')
+    d.add_argument('--subjects', type=int, metavar='N', help='simulated subjects, with --train (default: as in chapter 77)')
+    d.add_argument('--steps', type=int, metavar='N', help='training steps of each stage, with --train (default: as in chapter 77)')
     i = sub.add_parser('info', help='show the passport of a checkpoint', description='Show the passport of a checkpoint and check its weights.')
     i.add_argument('checkpoint', help='folder written by save_pretrained, or a Hugging Face repository')
     return p
@@ -91,7 +92,7 @@ def _pretrain_options(e):
     a('data', nargs='?', metavar='DATA', help='folder of records, manifest (.csv .tsv), or simulated:N for N simulated people; harmonizer also does with --latents')
     a('--out', required=True, metavar='DIR', help='folder for states, logs and checkpoint (latents: the store), and to resume from')
     a('--preset', default='smoke', metavar='NAME', help="smoke (seconds to minutes on a CPU), demo (the weights that ship) or base (the paper's sizes) (default: %(default)s)")
-    a('--set', nargs='+', default=[], metavar='KEY=VALUE', help='change the preset, as train.lr=1e-3 model.depth=6; `--set help=` lists what there is')
+    a('--set', nargs='+', default=[], metavar='KEY=VALUE', help='change the preset, as train.lr=1e-3 model.depth=6')
     a('--function', metavar='DIR', help='checkpoint of the function stage (latents, harmonizer)')
     a('--structure', metavar='DIR', help='checkpoint of the structure stage (latents, harmonizer)')
     a('--latents', metavar='STORE', help='store of the latents stage (harmonizer); without it tokens are made on the fly')
@@ -112,7 +113,7 @@ def _embed_options(e):
     a('--trust-tr', action='store_true', help='let --tr stand against a header or sidecar that says otherwise')
     a('--t1', metavar='F', help='T1: record of preprocess, or NIfTI in MNI space')
     a('--out', required=True, metavar='DIR', help='folder for tokens.safetensors, passport.json and report.html')
-    a('--checkpoint', metavar='C', help="folder or Hugging Face repository; default: the demo's, else random weights, which the report says")
+    a('--checkpoint', metavar='C', help='folder or Hugging Face repository; default: the demonstration that ships, which the report says')
     a('--atlas', metavar='F', help='atlas volume (.nii.gz) for a BOLD volume')
     a('--labels', metavar='L,R', help='vertex labels for surface BOLD, left and right (.annot .label.gii .txt); default: Schaefer-400')
     a('--confounds', metavar='F', help='table of confounds to regress out (.tsv .csv .txt), one row per frame')
@@ -176,7 +177,7 @@ def embed(args)->dict:
     if not (args.bold or args.t1): refuse('embed', 'was given neither --bold nor --t1', 'name at least one')
     try: model = load_model(args.checkpoint).to(args.device)
     except (RuntimeError, AssertionError) as e: refuse('--device', f'{args.device!r} cannot be used here ({str(e).splitlines()[0][:80]})', 'use --device cpu')
-    if not model.passport.cohorts: print(f'note: {model.passport.note}', file=sys.stderr)
+    if not args.checkpoint: print(f'note: {model.passport.note}', file=sys.stderr)
     bold = t1 = None
     if args.bold:
         bold = read_bold(args.bold, tr=args.tr, atlas=args.atlas, labels=args.labels, confounds=args.confounds, clean=not args.no_clean, order=args.order, trust_tr=args.trust_tr, parcels=model.config.function.regions)
@@ -206,11 +207,16 @@ def pretrain(args)->dict:
 def demo(args)->dict:
     "`brainharmonix demo`"
     from dataclasses import replace
-    from brainharmonix.demo import DemoConfig, demo
-    cfg = DemoConfig()
-    if args.subjects: cfg = replace(cfg, sim=replace(cfg.sim, subjects=args.subjects), pretrain=args.subjects//3)
-    if args.steps: cfg = replace(cfg, **{k:replace(getattr(cfg, k), steps=args.steps) for k in ('structure','function','harmonizer')})
-    return demo(args.out, cfg, say=lambda s: print(s, file=sys.stderr, flush=True))
+    from brainharmonix.core import refuse
+    from brainharmonix.demo import DemoConfig, demo, make_checkpoint
+    say, made = lambda s: print(s, file=sys.stderr, flush=True), {}
+    if not args.train and (args.subjects or args.steps): refuse('--subjects' if args.subjects else '--steps', 'goes with --train', 'add --train, or leave it out')
+    if args.train:
+        cfg = DemoConfig()
+        if args.subjects: cfg = replace(cfg, sim=replace(cfg.sim, subjects=args.subjects), pretrain=args.subjects*cfg.pretrain//cfg.sim.subjects)
+        if args.steps: cfg = replace(cfg, **{k:replace(r := getattr(cfg, k), train=replace(r.train, steps=args.steps)) for k in ('structure','function','harmonizer')})
+        made = make_checkpoint(args.out, cfg, say)
+    return made | demo(args.out, made.get('checkpoint'), say)
 
 def info(args)->dict:
     "`brainharmonix info`"

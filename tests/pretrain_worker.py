@@ -54,11 +54,14 @@ def watched(out, limit=None, did=loop.one_step):
     n, rank, mine = [0], os.environ.get('RANK', 0), lambda p: getattr(p, 'to_local', lambda: p)().numel()
     def one_step(acc, model, *a, **k):
         got = did(acc, model, *a, **k); n[0] += 1
-        if n[0] == 1: (out/f'parts-{rank}.txt').write_text(str(sum(map(mine, model.parameters()))/sum(p.numel() for p in model.parameters())))
-        with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in got[2] if w]) + '\n')
-        if limit and n[0] == limit[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit[1], limit[1]))
+        if n[0] == 1 and not limit: (out/f'parts-{rank}.txt').write_text(str(sum(map(mine, model.parameters()))/sum(p.numel() for p in model.parameters())))
+        if not limit:
+            with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in got[2] if w]) + '\n')
+        elif n[0] == limit[0]: no_larger(limit[1])
         return got
     loop.one_step = one_step
+
+def no_larger(size=resource.RLIM_INFINITY): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)) # bytes of a file
 
 def cut_short(n):
     "The process is killed in the middle of its n-th write of a state"
@@ -70,7 +73,7 @@ def cut_short(n):
     torch.save = save
 
 def main(stages, out, train={}, machine={}, other={}, poison=None, limit=None, cut=None):
-    if limit and not limit[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit[1], limit[1]))
+    if limit and not limit[0]: no_larger(limit[1])
     if cut: cut_short(cut)
     rank = int(os.environ.get('RANK', 0))
     for name in stages:
@@ -83,7 +86,7 @@ def work(*jobs)->int: # exit status
     torch.set_num_threads(1); as_if_gpu(); code = 0
     try:
         for j in jobs: main(**j)
-    except BadInput as e: print(f'REFUSED {e}', flush=True); code = 2
+    except BadInput as e: no_larger(); print(f'REFUSED {e}', flush=True); code = 2
     if dist.is_initialized():
         gc.collect()
         if not code: dist.barrier()

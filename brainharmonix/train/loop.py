@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'spread', 'prepared', 'moved', 'state_files', 'weights_of'
 
 # %% ../../nbs/62_train.loop.ipynb #62-003
 import csv, json, math, os, time, warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +38,7 @@ def prepared(acc, model:nn.Module, cfg:TrainConfig, machine:Machine)->tuple: # m
     if machine.precision == 'float64': model.double()
     for m in model.modules():
         if isinstance(m, nn.ModuleList) and len(m) and isinstance(m[0], Block): m.checkpointing = machine.checkpointing
-        if isinstance(m, Block) and machine.compile: m.compile(dynamic=True)
+        if isinstance(m, Block) and machine.compile: m.mlp.compile(dynamic=True)
     return acc.prepare(model.train(), torch.optim.AdamW(groups(model, cfg.wd), lr=cfg.lr, betas=tuple(cfg.betas)))
 
 def moved(x, device, dtype=None):
@@ -70,11 +70,13 @@ def _told(acc, fault): # the first process's fault, raised by all
     if acc.num_processes > 1: broadcast_object_list(got)
     if got[0]: raise BadInput(got[0])
 
-def save_state(acc, out, step:int, model, opt, rows:list, about:dict, keep:int):
-    "The state after `step` steps"
+def _unwritten(path, e): return f'{path}: could not be written ({str(e).splitlines()[0]}); make room and start again, which goes on from the last state.'
+
+def save_state(acc, out, step:int, model, opt, rows:list, about:dict, keep:int, fault:str=None):
+    "The state after `step` steps; a fault of the log is told here, as all processes meet here"
     from torch.distributed.checkpoint.state_dict import get_state_dict
     m, o = get_state_dict(model, opt.optimizer, options=_full())
-    path, fault = Path(out)/'state'/f'step-{step:09d}.pt', None
+    path = Path(out)/'state'/f'step-{step:09d}.pt'
     if acc.is_main_process:
         table = torch.tensor([[r[k] for k in COLUMNS] for r in rows], dtype=torch.float64)
         try:
@@ -82,7 +84,7 @@ def save_state(acc, out, step:int, model, opt, rows:list, about:dict, keep:int):
                 torch.save(dict(model=m, opt=o, scaler=acc.scaler and acc.scaler.state_dict(), step=step, rows=table, about=json.dumps(about)), f)
                 f.flush(); os.fsync(f.fileno())
             for old in state_files(out)[keep:]: old.unlink()
-        except (OSError, RuntimeError) as e: fault = f'{path}: could not be written ({str(e).splitlines()[0]}); make room and start again, which goes on from the last state.'
+        except (OSError, RuntimeError) as e: fault = _unwritten(path, e)
     _told(acc, fault)
 
 # %% ../../nbs/62_train.loop.ipynb #62-010
@@ -110,21 +112,31 @@ class Log:
     "What a run tells; silent on all processes but the first"
     def __init__(self, acc, out, desc, rows, steps, machine, about):
         self.acc, self.rows, self.steps, self.desc, self.machine, self.start = acc, rows, steps, desc, machine, (time.time(), len(rows))
-        self.out = Path(out) if out and acc.is_main_process else None
-        if out and machine.trackers: acc.init_trackers(desc or 'train', config={k:v if isinstance(v, (int, float, str, bool)) else str(v) for k,v in about.items()})
+        self.out, self.fault = Path(out) if out and acc.is_main_process else None, None
+        with self.noted(): self.begin(out, rows, about)
+        _told(acc, self.fault)
+    @contextmanager
+    def noted(self): # what cannot be written is told by all processes, at their next meeting
+        try: yield
+        except OSError as e: self.fault = self.fault or _unwritten(self.out, e)
+    def begin(self, out, rows, about):
+        acc, machine = self.acc, self.machine
+        if out and machine.trackers: acc.init_trackers(self.desc or 'train', config={k:v if isinstance(v, (int, float, str, bool)) else str(v) for k,v in about.items()})
         if not self.out: return
         self.out.mkdir(parents=True, exist_ok=True)
         with atomic(self.out/'config.json') as tmp: tmp.write_text(json.dumps(dict(about=about, machine=machine.as_dict()), indent=1))
         with atomic(self.out/'losses.csv') as tmp: tmp.write_text('\n'.join([','.join(COLUMNS), *(self.line(r) for r in rows)]) + '\n')
         self.table = open(self.out/'losses.csv', 'a', buffering=1)
-        self.say(f'{"resumes after" if rows else "begins:"} {len(rows) or steps} steps' + f' on {acc.num_processes} process{"es"*(acc.num_processes > 1)} ({acc.device.type}, {machine.precision})')
+        self.say(f'{"resumes after" if rows else "begins:"} {len(rows) or self.steps} steps' + f' on {acc.num_processes} process{"es"*(acc.num_processes > 1)} ({acc.device.type}, {machine.precision})')
     @staticmethod
     def line(r): return ','.join(f'{r[k]:.0f}' if k in ('step','scans') else f'{r[k]:.10g}' for k in COLUMNS)
     def say(self, text):
         if self.out:
             with open(self.out/'log.txt', 'a') as f: f.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")}  {self.desc}  {text}\n')
     def step(self, r, seen=None): # row, and what was seen of the features
-        self.rows.append(r); n = len(self.rows)
+        self.rows.append(r)
+        with self.noted(): self.write(r, len(self.rows), seen)
+    def write(self, r, n, seen):
         if self.out: self.table.write(self.line(r) + '\n')
         if self.out is None and not (self.acc.trackers): return
         self.acc.log({k:r[k] for k in COLUMNS[2:]} | {f'features/{k}':v for k,v in (seen or {}).items()}, step=n)
@@ -153,7 +165,7 @@ def _stop(acc, out, feed, step, loss, norm, each): # NaN: name the scans, save n
     if out and acc.is_main_process:
         with atomic(Path(out)/'bad-batch.json') as tmp: tmp.write_text(json.dumps(dict(step=step+1, loss=loss, gradient=norm, scans=scans), indent=1))
     what = f'a loss of {loss}' if not math.isfinite(loss) else f'a gradient of {norm}'
-    refuse(f'step {step+1}', f'has {what} in a batch of {len(scans)} ({", ".join(s["id"] for s in bad[:5])}{" .." if bad[5:] else ""})', 'look at these scans' + (' (bad-batch.json)' if out else '') + ', or lower the learning rate; the last state is kept')
+    refuse(f'step {step+1}', f'has {what} in a batch of {len(scans)} ({", ".join(s["id"] for s in bad[:5])}{" .." if bad[5:] else ""})', 'look at these scans' + (' (bad-batch.json)' if out else '') + ' or lower the learning rate, and start again, which goes on from the last state')
 
 # %% ../../nbs/62_train.loop.ipynb #62-016
 def _agree(acc, feed, about): # every process must see the same
@@ -191,7 +203,7 @@ def fit(model:nn.Module,      # a turn's arguments -> losses [b]; with `follow(m
         seen = model.watch() if hasattr(model, 'watch') and ((step+1) % machine.watch == 0 or step+1 == steps) else None
         log.step(dict(step=step+1, epoch=(step+1)/order.per_epoch, loss=loss, lr=lr, wd=wd, ema=ema, grad=norm, scans=len(batch), seconds=time.time()-t0), seen)
         bar.set_postfix(loss=f'{loss:.3f}')
-        if out and ((step+1) % cfg.save == 0 or step+1 == steps): save_state(acc, out, step+1, net, opt, log.rows, about, machine.keep)
+        if out and ((step+1) % cfg.save == 0 or step+1 == steps): save_state(acc, out, step+1, net, opt, log.rows, about, machine.keep, log.fault)
     if out and machine.trackers: acc.end_training()
     acc.unwrap_model(net, keep_fp32_wrapper=False).eval()
     if not machine.shard: model.cpu()

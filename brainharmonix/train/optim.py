@@ -70,7 +70,7 @@ class Machine(Config):
     workers:int = 0           # processes that prepare scans, per process
     shard:bool = False        # FSDP2: weights, gradients and moments in parts; else DDP
     checkpointing:bool = False# compute activations again in the backward pass instead of keeping them
-    compile:bool = False      # torch.compile of the blocks
+    compile:bool = False      # torch.compile of the MLPs, the part of a block that does not see how long scans are
     trackers:tuple = ('tensorboard',) # of accelerate, as 'tensorboard', 'wandb'; () for none
     keep:int = 2              # saved states at most
     log:int = 10              # steps between lines of log.txt
