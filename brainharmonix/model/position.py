@@ -8,6 +8,7 @@ __all__ = ['sincos', 'sincos3d', 'AtlasPosition']
 # %% ../../nbs/31_model.position.ipynb #31-003
 import torch
 from torch import Tensor, nn
+from ..core import refuse
 
 # %% ../../nbs/31_model.position.ipynb #31-006
 def sincos(p:int|Tensor, # [n] positions, or n for 0..n-1
@@ -25,6 +26,7 @@ def sincos3d(grid:tuple,  # (X,Y,Z) patches along each axis
             )->Tensor:    # [X*Y*Z, D], tokens in C order
     "Fixed 3-D table; thirds encode axes 1, 0, 2 (method.md 1.7)"
     at, third = torch.cartesian_prod(*[torch.arange(g) for g in grid]), dim//3
+    if third%2 or dim%2: refuse('3-D positions', f'cannot be made for a width of {dim}: sines and cosines need an even third', f'use {dim//6*6} or {dim//6*6+6}')
     return torch.cat([sincos(at[:,a], w) for a,w in ((1,third), (0,third), (2,dim-2*third))], 1)
 
 # %% ../../nbs/31_model.position.ipynb #31-015
@@ -46,8 +48,11 @@ class AtlasPosition(nn.Module):
 
     def regions(self)->Tensor: # [R,D/2]
         "Place of each region, within [-1,1]"
-        e = .5*(self.grad_proj(self.gradients) + self.harm_proj(self.harmonics))
-        return 2*(e-e.min())/(e.max()-e.min()) - 1
+        with self._exact():
+            e = .5*(self.grad_proj(self.gradients) + self.harm_proj(self.harmonics))
+            return 2*(e-e.min())/(e.max()-e.min()) - 1
+
+    def _exact(self): return torch.autocast(self.gradients.device.type, enabled=False)
 
     def forward(self, P:int)->Tensor: # [R*P,D], region by region
         "Encoder positions"
@@ -55,7 +60,7 @@ class AtlasPosition(nn.Module):
 
     def predictor(self, P:int)->Tensor: # [R*P,pred_dim]
         "Predictor positions; no gradient reaches the encoder's projections"
-        return _grid(self.pred_proj(self.regions().detach()), P)
+        with self._exact(): return _grid(self.pred_proj(self.regions().detach()), P)
 
 def _grid(e, P):
     R, half = e.shape
