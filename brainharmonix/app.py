@@ -90,7 +90,7 @@ def _pretrain_options(e):
     a = e.add_argument
     a('stage', metavar='STAGE', choices=('structure','function','latents','harmonizer'), help='structure, function, latents or harmonizer')
     a('data', nargs='?', metavar='DATA', help='folder of records, manifest (.csv .tsv), or simulated:N for N simulated people; harmonizer also does with --latents')
-    a('--out', required=True, metavar='DIR', help='folder for states, logs and checkpoint (latents: the store), and to resume from')
+    a('--out', metavar='DIR', help='folder for states, logs and checkpoint (latents: the store), and to resume from')
     a('--preset', default='smoke', metavar='NAME', help="smoke (seconds to minutes on a CPU), demo (the weights that ship) or base (the paper's sizes) (default: %(default)s)")
     a('--set', nargs='+', default=[], metavar='KEY=VALUE', help='change the preset, as train.lr=1e-3 model.depth=6')
     a('--function', metavar='DIR', help='checkpoint of the function stage (latents, harmonizer)')
@@ -192,6 +192,7 @@ def pretrain(args)->dict:
     from brainharmonix.train.optim import Machine
     run = stages.preset(args.stage, args.preset)
     if 'help=' in args.set: print(json.dumps(run.as_dict(), indent=1)); return {}
+    if not args.out: refuse(f'pretrain {args.stage}', 'was not told where to write', 'give --out')
     run = stages.changed(run, args.set); parts = dict(function=args.function, structure=args.structure)
     machine = Machine(precision=args.precision, device=args.device, micro=args.micro, workers=args.workers, shard=args.shard, checkpointing=args.checkpointing, compile=args.compile, trackers=tuple(args.trackers))
     if args.device not in ('','cpu'): refuse('--device', f'is {args.device!r}', 'use cpu, or choose GPUs with CUDA_VISIBLE_DEVICES')
@@ -200,7 +201,9 @@ def pretrain(args)->dict:
     if not args.data and not args.latents: refuse(f'pretrain {args.stage}', 'was given no data', 'name a folder of records, a manifest, or simulated:N')
     if args.stage in ('structure','function'): parts = {}
     extra = dict(store=args.latents) if args.stage == 'harmonizer' else {}
-    did = getattr(stages, f'stage_{args.stage}')(args.data, args.out, run, machine, args.split, **parts, **extra)
+    import torch
+    try: did = getattr(stages, f'stage_{args.stage}')(args.data, args.out, run, machine, args.split, **parts, **extra)
+    except torch.OutOfMemoryError: refuse('the GPU', 'has too little memory', 'use a smaller --micro, --checkpointing or --shard')
     stages.finished()
     return did if int(os.environ.get('RANK', 0)) == 0 else {}
 

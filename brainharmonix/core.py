@@ -185,9 +185,12 @@ def provenance()->dict:
 
 # %% ../nbs/00_core.ipynb #00-030
 class Config:
-    "Mix into a dataclass: `as_dict`, `from_dict`, `hash`"
+    "Mix into a dataclass: `as_dict`, `from_dict`, `hash`, and `need` for its rules"
     def as_dict(self)->dict: return json.loads(json.dumps(asdict(self)))
     def hash(self)->str: return digest(self.as_dict())[:16]
+    def need(self, ok, name:str, rule:str):
+        "Refuse a field that breaks a rule"
+        if not ok: refuse(type(self).__name__, f'has {name}={getattr(self, name)!r}', f'use {rule}')
     @classmethod
     def from_dict(cls, d:dict):
         known = {f.name:f for f in fields(cls)}

@@ -77,8 +77,8 @@ def embed_session(out,               # folder for the three files
     scan = {k:_about(s, w) for k,s,w in (('BOLD',bold,e.windows), ('T1',t1,None)) if s is not None}
     notes = [*extra.pop('notes', ()), *e.notes, *(getattr(bold, 'notes', None) or []), *(getattr(t1, 'notes', None) or []), model.passport.note]
     made = provenance()
-    card = {**model.passport.as_dict(), 'config':model.config.hash()}
-    short = {k:v for k,v in card.items() if k not in ('names','made','statistics','subject_hashes')} | {'parcels':len(card['names'])}
+    card = {k:v for k,v in model.passport.as_dict().items() if k != 'subject_hashes'} | {'config':model.config.hash()}  # who was in the training is told by the checkpoint, which `sha256` names
+    short = {k:v for k,v in card.items() if k not in ('names','made','statistics')} | {'parcels':len(card['names'])}
     with filled(out) as tmp:
         (tmp/'tokens.safetensors').write_bytes(save(hubs)) # save_file would hide it from others: mode 0600
         (tmp/'passport.json').write_text(json.dumps(dict(checkpoint=card, config=model.config.as_dict(), input=scan, notes=notes, software=made, tokens=digest(e.hub)), indent=1))

@@ -1,5 +1,5 @@
 """A process of a training run, as test_train.py starts it: `torchrun --nproc-per-node 2 pretrain_worker.py '{"stages": ["function"], ...}'`"""
-import gc, io, json, os, resource, signal, sys
+import gc, io, json, os, resource, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import accelerate, accelerate.utils as u, torch, torch.distributed as dist, torch.distributed.checkpoint.state_dict, torch.distributed.fsdp, torch._dynamo # the last three are for the fork server
@@ -41,19 +41,21 @@ def stage(name, poison=None):
 
 def as_if_gpu():
     "accelerate offers FSDP on GPUs only; tell it that this machine's processes are GPUs, to see the numbers of FSDP2 on a CPU"
-    made, Plugin, kept = loop.spread, u.FullyShardedDataParallelPlugin, {}
+    made, Plugin, kept = loop.processes, u.FullyShardedDataParallelPlugin, {}
     def plugin(**kw): kept['plugin'] = Plugin(**kw); return kept['plugin']
-    def spread(machine, out=None):
+    def processes(machine, out=None):
         acc = made(machine, out)
-        if machine.shard: acc.state.distributed_type, acc.state.fsdp_plugin = u.DistributedType.FSDP, kept['plugin']
+        if machine.shard:
+            if acc.mixed_precision != 'no': kept['plugin'].set_mixed_precision(acc.mixed_precision)  # as accelerate does on GPUs
+            acc.state.distributed_type, acc.state.fsdp_plugin = u.DistributedType.FSDP, kept['plugin']
         return acc
-    u.FullyShardedDataParallelPlugin, loop.spread = plugin, spread
+    u.FullyShardedDataParallelPlugin, loop.processes = plugin, processes
 
-def watched(out, limit=None, did=loop.one_step):
-    "Writes down which scans each process worked on, and its part of the weights; limit: (steps, bytes), after so many steps no file can grow larger"
+def watched(out, limit=None, pause=0, did=loop.one_step):
+    "Writes down which scans each process worked on, and its part of the weights; limit: (steps, bytes), after so many steps no file can grow larger; pause: seconds after each step, so that one can be met in it"
     n, rank, mine = [0], os.environ.get('RANK', 0), lambda p: getattr(p, 'to_local', lambda: p)().numel()
     def one_step(acc, model, *a, **k):
-        got = did(acc, model, *a, **k); n[0] += 1
+        got = did(acc, model, *a, **k); n[0] += 1; time.sleep(pause)
         if n[0] == 1 and not limit: (out/f'parts-{rank}.txt').write_text(str(sum(map(mine, model.parameters()))/sum(p.numel() for p in model.parameters())))
         if not limit:
             with open(out/f'indices-{rank}.txt', 'a') as f: f.write(json.dumps([i for i,w,_ in got[2] if w]) + '\n')
@@ -72,12 +74,12 @@ def cut_short(n):
         whole(what, b := io.BytesIO()); f.write(b.getvalue()[:b.tell()//2]); f.flush(); os.kill(os.getpid(), signal.SIGKILL)
     torch.save = save
 
-def main(stages, out, train={}, machine={}, other={}, poison=None, limit=None, cut=None):
+def main(stages, out, train={}, machine={}, other={}, poison=None, limit=None, cut=None, pause=0):
     if limit and not limit[0]: no_larger(limit[1])
     if cut: cut_short(cut)
     rank = int(os.environ.get('RANK', 0))
     for name in stages:
-        (at := Path(out)/name).mkdir(parents=True, exist_ok=True); watched(at, limit)
+        (at := Path(out)/name).mkdir(parents=True, exist_ok=True); watched(at, limit, pause)
         model, feed = stage(name, poison)
         if rank: train = train | other.get('train', {}); feed = replace(feed, ids=[i + other.get('ids', '') for i in feed.ids])
         loop.fit(model, feed, TrainConfig(**BASE['train'] | train), at, Machine(**BASE['machine'] | machine))

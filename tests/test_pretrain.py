@@ -40,7 +40,8 @@ def trained(records, tmp_path_factory):
 
 def test_real_records_become_a_checkpoint(trained, records, tmp_path, capsys):
     m = BrainHarmonix.from_pretrained(trained/'harmonizer'/'checkpoint')
-    assert m.passport.cohorts == ('shipped',) and set(m.passport.subject_hashes) == {id_hash([str(i)]) for i in range(4)} and m.passport.tr_range == (1.4, 1.4)
+    assert m.passport.cohorts == ('shipped',) and m.passport.subjects == 4 and m.passport.tr_range == (1.4, 1.4)
+    assert not set(m.passport.subject_hashes) & {id_hash([str(i)]) for i in range(4)}  # nobody knows whether this cohort is open: no single id can be guessed from the passport
     assert main(['embed', '--checkpoint', str(trained/'harmonizer'/'checkpoint'), '--bold', str(records/'sub-0_desc-parcels_timeseries.safetensors'), '--out', str(tmp_path/'out')]) == 0
     assert np.isfinite(load_file(tmp_path/'out'/'tokens.safetensors')['hub']).all()
 
@@ -61,7 +62,20 @@ def test_only_training_subjects(records, tmp_path, trained):
     s = split(m, (.67, 0., .33), seed=1, stratify=()); save_split(tmp_path/'split.json', m, s)
     assert main(['pretrain', 'function', str(records/'three.csv'), '--out', str(tmp_path/'f'), '--split', str(tmp_path/'split.json'), *FEW]) == 0
     p = Passport.from_dict(json.loads((tmp_path/'f'/'checkpoint'/'passport.json').read_text()))
-    assert set(p.subject_hashes) == {id_hash([i]) for i in m.subject.iloc[s['train']]}
+    assert p.subject_hashes == (id_hash(m.subject.iloc[s['train']]),) and p.subjects == len(s['train'])
+
+def test_simulated_people_are_named_by_hashes(tmp_path):
+    "Of open cohorts the passport tells each one, so that leakage can be found"
+    assert main(['pretrain', 'structure', 'simulated:3', '--out', str(tmp_path/'s'), *FEW]) == 0
+    p = Passport.from_dict(json.loads((tmp_path/'s'/'checkpoint'/'passport.json').read_text()))
+    assert p.subjects == len(p.subject_hashes) == 3 and 'simulated' in p.note
+
+def test_other_encoders_do_not_continue_a_harmonizer(trained, records, tmp_path, capsys):
+    assert main(['pretrain', 'function', str(records), '--out', str(tmp_path/'f'), *FEW, 'train.seed=7']) == 0
+    parts = ['--function', str(tmp_path/'f'/'checkpoint'), '--structure', str(trained/'structure'/'checkpoint')]
+    assert main(['pretrain', 'latents', str(records), '--out', str(tmp_path/'l'), '--device', 'cpu', *parts]) == 0
+    assert main(['pretrain', 'harmonizer', '--latents', str(tmp_path/'l'), '--out', str(trained/'harmonizer'), *parts, *FEW]) == 2
+    assert 'encoders was' in capsys.readouterr().err
 
 def test_on_the_fly_is_the_store(trained, records, tmp_path):
     "The same two sessions that have both modalities, from records and from a store: the same losses but for bfloat16"
@@ -81,9 +95,9 @@ def cases(d, t):
             'preset': (['function', d, '--preset', 'huge'], "preset 'huge'"), 'option': (['function', d, '--set', 'train.lrr=1'], 'is not known'), 'nan': (['function', d, '--set', 'train.lr=nan'], 'train.lr'),
             'batch': (['function', d, '--set', 'train.batch=0'], 'batch'), 'no parts': (['harmonizer', d], '--function'), 'swapped': (['harmonizer', d, '--function', t/'structure'/'checkpoint', '--structure', t/'structure'/'checkpoint'], 'not of the function part'),
             'store': (['harmonizer', '--latents', d, *parts], 'index.json'), 'other sizes': (['harmonizer', d, '--preset', 'base', *parts], 'width 96'), 'device': (['function', d, '--device', 'cuda:9'], 'CUDA_VISIBLE_DEVICES'),
-            'tracker': (['function', d, '--trackers', 'nothing'], 'not installed'), 'one modality': (['harmonizer', no_t1, *parts], 'lists no t1')}
+            'tracker': (['function', d, '--trackers', 'nothing'], 'is not known'), 'split': (['harmonizer', '--latents', t/'store', '--split', d/'s.json', *parts], 'pretrain latents'), 'sizes': (['structure', d, '--set', 'model.spacing=1'], 'volume'), 'heads': (['function', d, '--set', 'model.heads=5'], 'divisor'), 'one modality': (['harmonizer', no_t1, *parts], 'lists no t1')}
 
-@pytest.mark.parametrize('case', ['no data','no TRs','no T1s','nowhere','preset','option','nan','batch','no parts','swapped','store','other sizes','device','tracker','one modality'])
+@pytest.mark.parametrize('case', ['no data','no TRs','no T1s','nowhere','preset','option','nan','batch','no parts','swapped','store','other sizes','device','tracker','split','sizes','heads','one modality'])
 def test_bad_input_is_one_sentence(case, records, trained, tmp_path, capsys):
     argv, says = cases(records, trained)[case]
     code = main(list(map(str, ('pretrain', *argv, '--out', tmp_path/'out')))); lines = [l for l in capsys.readouterr().err.splitlines() if l.startswith('brainharmonix:')]

@@ -127,7 +127,7 @@ def life(tmp, name, *parts, **job):
     ks = sorted(chance.sample([k for k in range(1, STEPS-6) if k % SAVE not in (0, SAVE-1)], len(parts)-1))
     for (world, machine), k in zip(parts, [*ks, None]):
         now = job | dict(machine=job.get('machine', {}) | machine)
-        if k: killed_at(at, k, start(tmp/'said', world, now))
+        if k: killed_at(at, k, start(tmp/'said', world, now | dict(pause=.05)))
         else: train(tmp/'said', world, now)
     assert (at/'log.txt').read_text().count('resumes after') == sum(k > SAVE for k in ks)
     return at
@@ -150,7 +150,7 @@ def test_goes_on_in_parts_and_whole(runs, tmp_path):
 
 def test_torchrun_is_killed_and_accelerate_goes_on(runs, tmp_path):
     "The two launchers; two processes are killed with all they started, and one goes on"
-    at, job = tmp_path/'harmonizer', json.dumps(dict(stages=['harmonizer'], out=str(tmp_path)))
+    at, job = tmp_path/'harmonizer', json.dumps(dict(stages=['harmonizer'], out=str(tmp_path), pause=.05))
     launch = lambda *a: subprocess.Popen([sys.executable, '-m', *a, str(Path(__file__).parent/'pretrain_worker.py'), job], stdout=open(tmp_path/'said.txt', 'a'), stderr=subprocess.STDOUT, env=os.environ | dict(OMP_NUM_THREADS='1'))
     def stop(p):
         for q in [*psutil.Process(p.pid).children(recursive=True), p]: q.kill()
@@ -173,7 +173,7 @@ def test_a_cut_write_loses_no_more_than_itself(runs, tmp_path, damage):
         assert len(lines(at)) == 3*SAVE+1 and [f.stem[-2:] for f in state_files(at)] == ['10', '05'] and len([*(at/'state').iterdir()]) == 3 # what is half written has another name
         said = train(tmp_path/'said', 1, job)[0]; assert 'cannot be read' not in said
     else:
-        killed_at(at, 12, start(tmp_path/'said', 1, job)); f = state_files(at)[0]; whole = f.read_bytes()
+        killed_at(at, 12, start(tmp_path/'said', 1, job | dict(pause=.05))); f = state_files(at)[0]; whole = f.read_bytes()
         f.write_bytes({'cut':whole[:len(whole)//2], 'empty':b'', 'garbage':whole[::-1]}[damage])
         said = train(tmp_path/'said', 1, job)[0]; assert said.count(f'{f} cannot be read') == 1
     assert sorted(f.name for f in (at/'state').iterdir()) == sorted(f.name for f in state_files(runs[1,'DDP']/'function')) # nothing is left over
@@ -182,7 +182,7 @@ def test_a_cut_write_loses_no_more_than_itself(runs, tmp_path, damage):
 
 def test_no_state_can_be_read(tmp_path):
     at, job = tmp_path/'harmonizer', dict(stages=['harmonizer'], out=str(tmp_path))
-    killed_at(at, 12, start(tmp_path/'said', 2, job))
+    killed_at(at, 12, start(tmp_path/'said', 2, job | dict(pause=.05)))
     for f in state_files(at): f.write_bytes(b'no')
     refused(tmp_path/'said', 2, job, words=('holds 2 states and none can be read', str(at/'state')))
 
@@ -209,7 +209,7 @@ def test_nan_names_the_scan(runs, tmp_path, name, world):
     job, at = dict(stages=[name], out=str(tmp_path), train=dict(save=1)), tmp_path/name
     refused(tmp_path/'said', world, job | dict(poison=f's{bad}'), words=(f'step {step+1}: has a loss of nan', f'(s{bad})', 'the last state'))
     told = json.loads((at/'bad-batch.json').read_text()); loss = {s['id']:s['loss'] for s in told['scans']}
-    assert told['step'] == step+1 and loss.keys() == {f's{i}' for b in by for i in json.loads(b[step])} and [i for i,v in loss.items() if v != v] == [f's{bad}']
+    assert told['step'] == step+1 and loss.keys() == {f's{i}' for b in by for i in json.loads(b[step])} and [i for i,v in loss.items() if v == 'nan'] == [f's{bad}']
     assert state(at)['/step'] == step == len(lines(at))-1 and all(torch.isfinite(v).all() for v in state(at).values() if isinstance(v, torch.Tensor))
     train(tmp_path/'said', world, job); same(at, runs[world,'DDP']/name) # the scan is mended
 
@@ -256,3 +256,30 @@ def test_tensorboard_by_default(tmp_path):
 @worlds
 def test_a_tracker_that_is_not_installed(tmp_path, world):
     refused(tmp_path/'said', world, dict(stages=['harmonizer'], out=str(tmp_path), machine=dict(trackers=['wandb'])), words=('wandb', 'is not installed', 'pip install wandb'))
+
+def test_bf16_in_parts_is_bf16_whole(tmp_path):
+    "FSDP2 keeps weights and gradients in float32 and computes in bfloat16, as DDP does"
+    rows = {}
+    for kind,machine in (('whole', {}), ('parts', dict(shard=True))):
+        train(tmp_path/'said', 2, dict(stages=['structure','function','fly'], out=str(tmp_path/kind), train=dict(steps=4), machine=dict(precision='bf16') | machine))
+        rows[kind] = {s:[float(l.split(',')[2]) for l in lines(tmp_path/kind/s)[1:]] for s in ('structure','function','fly')}
+    for s,whole in rows['whole'].items(): assert len(whole) == 4 and all(abs(a-b) < 1e-4*abs(a) for a,b in zip(whole, rows['parts'][s])), s
+
+def test_scans_are_prepared_on_the_cpu():
+    "Wherever the model is: a worker that was forked must not touch a GPU"
+    from brainharmonix.train.data import chance
+    from pretrain_worker import stage
+    m, feed = stage('structure'); m.to('meta')
+    assert all(t.device.type == 'cpu' for t in feed.sample(0, chance(0)))
+
+def test_a_refusal_in_a_worker_is_one_sentence():
+    from dataclasses import replace
+    from pretrain_worker import stage
+    from brainharmonix.core import BadInput, refuse
+    from brainharmonix.train.loop import fit
+    from brainharmonix.train.optim import Machine, TrainConfig
+    m, feed = stage('function')
+    def sample(i, g): refuse('sub-7', 'is damaged', 'copy it again')
+    for workers in (0, 1):
+        with pytest.raises(BadInput) as e: fit(m, replace(feed, sample=sample), TrainConfig(steps=2), machine=Machine(device='cpu', trackers=(), workers=workers))
+        assert str(e.value) == 'sub-7: is damaged; copy it again.'

@@ -67,6 +67,7 @@ def attend(q:Tensor,     # [nq,h,d]
            backend=None, # one of `backends()`; None: that of `attention`, else the fastest that takes this device and precision
           )->Tensor:     # [nq,h,d]
     "Each query attends to the keys of its own sample (method.md 1.10)"
+    if not len(q): return q
     return dict(sdpa=_sdpa, tiled=_tiled, varlen=_varlen, flash=_flash)[backend or _chosen or _best(q)](q, k, v, qlens, lens)
 
 _chosen = None # of the whole process: the backward pass has threads of its own

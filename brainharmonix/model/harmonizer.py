@@ -32,6 +32,11 @@ class HarmonizerConfig(Config):
     balance:bool = True         # each modality counts half; else each token counts the same
     norm_target:bool = True     # targets normalised per token
     cls:bool = False            # a class token, as released
+    def __post_init__(self):
+        need = self.need
+        for d,h in (('dim','heads'), ('dec_dim','dec_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
+        for k in ('depth','dec_depth','hubs'): need(getattr(self, k) > 0, k, '1 or more')
+        need(self.decoders in (1, 2), 'decoders', '1 or 2'); need(0 <= self.drop <= .5, 'drop', 'a chance of 0 to .5')
     @classmethod
     def base(cls): return cls()
     @classmethod

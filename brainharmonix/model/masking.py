@@ -24,6 +24,11 @@ class MaskConfig(Config):
     min_keep:int = 4              # cells that context and prediction keep at least
     as_coded:bool = False         # beta from the regions alpha took, as in the ancestor's code
     truncate:str = 'none'         # lists of a batch cut to the shortest: 'none', 'random', or 'first' (the ancestor's: the end of the index is lost)
+    def __post_init__(self):
+        for k in ('context','alpha_r','alpha_t','edge_r','edge_t'):
+            v = getattr(self, k)
+            self.need(isinstance(v, (tuple, list)) and len(v) == 2 and 0 <= v[0] <= v[1] <= 1, k, 'two rising shares, 0 to 1')
+        self.need(self.truncate in ('none','random','first'), 'truncate', 'none, random or first')
 
 # %% ../../nbs/33_model.masking.ipynb #33-007
 def _size(n, scale, g, least=1): # int(n*u), u uniform in `scale`

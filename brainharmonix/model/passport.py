@@ -51,7 +51,7 @@ class Passport(Config):
     template:str = 'MNI152'          # space of the T1
     cohorts:tuple = ()               # what it was trained on, e.g. ('simulated',)
     subjects:int = 0                 # training subjects
-    subject_hashes:tuple = ()        # SHA-256 of each one's id, so that leakage into a test set can be found
+    subject_hashes:tuple = ()        # SHA-256 of each one's id, so that leakage into a test set can be found; of a cohort that is not open, one of the whole set: single hashes of short ids can be guessed
     licence:str = 'Apache-2.0'
     note:str = 'Research only; not for clinical use.'
     stored:str = 'float32'           # how the file holds the weights: float32, float16 or bfloat16; computation is in float32
@@ -95,7 +95,7 @@ tags: [neuroimaging, fmri, mri]
 
 # {title}
 
-128 hub tokens of one person's T1 MRI and resting-state fMRI, by [BrainHarmonix](https://github.com/brainharmonix/brainharmonix), an open implementation of Brain Harmony (arXiv 2509.24693).
+{h.hubs} hub tokens of one person's T1 MRI and resting-state fMRI, by [BrainHarmonix](https://github.com/brainharmonix/brainharmonix), an open implementation of Brain Harmony (arXiv 2509.24693).
 
 {note}
 
@@ -191,14 +191,17 @@ def load_part(folder, part:str, of, # class of the stage's config
     try: said = json.loads((folder/'config.json').read_text())
     except FileNotFoundError: refuse(folder/'config.json', 'is missing', f'hand in the folder that pretraining of the {part} part wrote')
     except ValueError as e: refuse(folder/'config.json', f'is damaged ({type(e).__name__})', 'copy it again')
-    if said.get('part') != part: refuse(folder, f'is a checkpoint of {"the " + said["part"] + " part" if "part" in said else "a whole model"}, not of the {part} part', f'hand in the folder that pretraining of the {part} part wrote')
+    if not isinstance(said, dict) or said.get('part') != part: refuse(folder, f'is a checkpoint of {"the " + said["part"] + " part" if isinstance(said, dict) and "part" in said else "a whole model"}, not of the {part} part', f'hand in the folder that pretraining of the {part} part wrote')
+    if not isinstance(said.get('run'), dict): refuse(folder/'config.json', 'is damaged (it holds no config)', 'copy it again')
     run, passport = of.from_dict(said['run']), _json(folder/'passport.json', Passport)
     return load_file(_checked(folder, passport, run)), run, passport
 
 def combined(*passports)->dict: # fields of a Passport
     "What passports of parts say together: everyone who was seen"
-    seen = sorted({h for p in passports for h in p.subject_hashes}); trs = [t for p in passports for t in p.tr_range if p.tr_range]
-    return dict(cohorts=tuple(sorted({c for p in passports for c in p.cohorts})), subjects=len(seen), subject_hashes=tuple(seen), **(dict(tr_range=(min(trs), max(trs))) if trs else {}))
+    seen, cohorts = sorted({h for p in passports for h in p.subject_hashes}), sorted({c for p in passports for c in p.cohorts})
+    single = all(len(p.subject_hashes) == p.subjects for p in passports); trs = [t for p in passports for t in p.tr_range if p.tr_range]
+    said = passports[-1] if set(cohorts) == set(passports[-1].cohorts) else Passport()
+    return dict(cohorts=tuple(cohorts), subjects=len(seen) if single else max(p.subjects for p in passports), subject_hashes=tuple(seen), note=said.note, licence='; '.join(sorted({p.licence for p in passports})), **(dict(tr_range=(min(trs), max(trs))) if trs else {}))
 
 # %% ../../nbs/51_model.passport.ipynb #51-030
 @patch

@@ -30,6 +30,11 @@ class StructureConfig(Config):
     dec_heads:int = 16
     mask:float = .75              # share of patches hidden
     norm_target:bool = True       # targets normalised per patch, as in MAE
+    def __post_init__(self):
+        need = self.need
+        need(isinstance(self.volume, (tuple, list)) and len(self.volume) == 3 and all(v % self.patch == 0 and v > 0 for v in self.volume), 'volume', f'three multiples of {self.patch}')
+        for d,h in (('dim','heads'), ('dec_dim','dec_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
+        need(self.depth > 0, 'depth', '1 or more'); need(self.dec_depth > 0, 'dec_depth', '1 or more'); need(0 < self.mask < 1, 'mask', 'a share between 0 and 1')
     @classmethod
     def base(cls): return cls()
     @classmethod
@@ -62,6 +67,7 @@ class StructureEncoder(nn.Module):
     def forward(self, x:Tensor,        # [B,1,*volume], normalised
                 keep:Tensor=None,      # [B,n] patches to see; None: all
                )->Packed:              # n tokens per volume
+        if tuple(x.shape[2:]) != tuple(self.cfg.volume): refuse('T1 batch', f'has volumes of {tuple(x.shape[2:])}, the model is for {tuple(self.cfg.volume)}', 'read T1s at its spacing, or change volume and spacing of the config together')
         x = patchify(x, self.cfg.patch)
         B, N, _ = x.shape
         at = torch.arange(N, device=x.device).expand(B,N) if keep is None else keep
@@ -90,9 +96,9 @@ class StructureMAE(nn.Module):
         for m in (self.dec_embed, self.dec_blocks, self.dec_pred): m.apply(init_xavier)
 
     def hide(self, B:int, g:torch.Generator=None)->tuple: # [B,n] seen, [B,N-n] hidden
-        "Random patches of each volume, sorted"
+        "Random patches of each volume, sorted; on the CPU, where scans are prepared"
         N = self.dec_pos.shape[0]; n = int(N*(1-self.cfg.mask))
-        order = torch.rand(B, N, generator=g).argsort(1).to(self.dec_pos.device)
+        order = torch.rand(B, N, generator=g).argsort(1)
         return order[:,:n].sort(1).values, order[:,n:].sort(1).values
 
 # %% ../../nbs/40_model.structure.ipynb #40-019

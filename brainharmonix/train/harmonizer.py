@@ -13,7 +13,7 @@ from ..core import Config, refuse, seed_all
 from ..model.blocks import Packed
 from ..model.harmonizer import Harmonizer, HarmonizerConfig
 from .data import Feed, names_of, stacked
-from .latents import Latents, encode, latents
+from .latents import Latents, latents, weights_hash
 from .loop import draw_losses, fit
 from .optim import Machine, TrainConfig
 
@@ -65,7 +65,7 @@ class Fusion(nn.Module):
         "Tokens of (z, mask, who) and (volumes, who); who: which sessions of the batch have the modality"
         out, like = [], self.harmonizer.hub_tokens
         for m,(*x,who) in zip(self.frozen, (bold, t1)):
-            p = m.to(like)(*x); lens = iter(p.lens)
+            p = m.to(like.device)(*x) if like.dtype == torch.float32 else m.to(like)(*x); lens = iter(p.lens)
             out.append(Packed(p.x, tuple(next(lens) if h else 0 for h in who), p.at, p.grid))
         return out
 
@@ -103,5 +103,6 @@ def train_harmonizer(source,              # tokens of `latents`, a `Latents` sto
     har = Harmonizer(cfg); fly = function is not None
     feed = scan_feed(source) if fly else token_feed(source, getattr(source, 'ids', range(len(source))))
     fusion = Fusion(har, function, structure) if fly else Fusion(har)
-    losses = fit(fusion, feed, train, out, machine, dict(model=cfg.hash()), 'harmonizer')
+    of = weights_hash(function, structure) if fly else source.index['of'] if isinstance(source, Latents) else ''
+    losses = fit(fusion, feed, train, out, machine, dict(model=cfg.hash(), encoders=of), 'harmonizer')
     return har.eval(), losses

@@ -42,6 +42,8 @@ class LatentsRun(Config):
     @classmethod
     def base(cls): return cls()
     @classmethod
+    def demo(cls): return cls()
+    @classmethod
     def smoke(cls): return cls(shard=4)
 
 def weights_hash(*encoders)->str:
@@ -61,7 +63,7 @@ def write_latents(sessions, function, structure, out,
     "Tokens of all sessions, in files of many sessions"
     out, ids, of = Path(out), names_of(sessions), weights_hash(function, structure)
     if not ids: refuse('latents', 'has no session', 'hand in at least one that can be used')
-    if (out/'index.json').exists(): _fits(out, json.loads((out/'index.json').read_text()), of, ids, run)
+    if (out/'index.json').exists(): _fits(out, _index(out), of, ids, run)
     out.mkdir(parents=True, exist_ok=True)
     if rank == 0: sweep(out, deep=False)
     parts = [ids[a:a+run.shard] for a in range(0, len(ids), run.shard)]
@@ -82,8 +84,12 @@ def write_latents(sessions, function, structure, out,
     meet()
     return out
 
+def _index(out): # {} where it is damaged: it is written anew
+    try: d = json.loads((out/'index.json').read_text()); return d if isinstance(d, dict) and {'of','ids','shard','dtype','bytes'} <= set(d) else {}
+    except ValueError: return {}
+
 def _fits(out, index, of, ids, run):
-    for what, differ in (('other encoders', index['of'] != of), ('other sessions', index['ids'] != ids), (f'shards of {index["shard"]} sessions in {index["dtype"]}', (index['shard'], index['dtype']) != (run.shard, run.dtype))):
+    for what, differ in () if not index else (('other encoders', index['of'] != of), ('other sessions', index['ids'] != ids), (f'shards of {index["shard"]} sessions in {index["dtype"]}', (index['shard'], index['dtype']) != (run.shard, run.dtype))):
         if differ: refuse(out, f'holds latents of {what}', 'name another folder')
 
 # %% ../../nbs/65_train.latents.ipynb #65-011
@@ -94,7 +100,7 @@ class Latents:
         self.folder = Path(folder); f = self.folder/'index.json'
         if not f.exists(): refuse(folder, 'has no index.json: it is no store of latents, or was cut short', 'run `brainharmonix pretrain latents` with this folder (again); what is finished is kept')
         try: self.index = json.loads(f.read_text()); self.ids, self.shard = self.index['ids'], self.index['shard']
-        except (ValueError, KeyError, TypeError): refuse(f, 'is damaged', 'delete it and run `brainharmonix pretrain latents` with this folder again')
+        except (ValueError, KeyError, TypeError): refuse(f, 'is damaged', 'run `brainharmonix pretrain latents` with this folder again, which makes only what is missing')
         if of and of != self.index['of']: refuse(folder, 'holds latents of other encoders', 'make them anew with these encoders, in another folder')
         for j,n in enumerate(self.index['bytes']):
             p = self._path(j); have = p.stat().st_size if p.exists() else None

@@ -9,7 +9,7 @@ __all__ = ['cosine', 'linear', 'TrainConfig', 'Machine', 'groups']
 import math
 from dataclasses import dataclass
 from torch import nn
-from ..core import Config, refuse
+from ..core import Config
 
 # %% ../../nbs/61_train.optim.ipynb #61-007
 def cosine(step:int, steps:int, # of training
@@ -48,11 +48,12 @@ class TrainConfig(Config):
     seed:int = 0
 
     def __post_init__(self):
-        def need(ok, name, rule):
-            if not ok: refuse('TrainConfig', f'has {name}={getattr(self, name)!r}', f'use {rule}')
+        need = self.need
         for k in ('lr','start','floor','wd','clip','epochs'): need(_number(getattr(self, k)) and getattr(self, k) >= 0, k, 'a number from 0 on')
         for k in ('steps','batch','save'): need(isinstance(getattr(self, k), int) and getattr(self, k) >= 1, k, 'a whole number from 1 on')
-        for k in ('betas','ema'): need(len(getattr(self, k)) == 2 and all(_number(v) and 0 <= v <= 1 for v in getattr(self, k)), k, 'two numbers from 0 to 1')
+        pair = lambda v, top: isinstance(v, (tuple, list)) and len(v) == 2 and all(_number(x) and 0 <= x <= top for x in v)
+        need(pair(self.betas, 1-1e-9), 'betas', 'two numbers from 0 to below 1'); need(pair(self.ema, 1), 'ema', 'two numbers from 0 to 1')
+        need(isinstance(self.seed, int) and self.seed >= 0, 'seed', 'a whole number from 0 on')
         need(self.lr > 0, 'lr', 'a number above 0'); need(_number(self.warm) and 0 <= self.warm <= 1, 'warm', 'a share of the steps, 0 to 1')
         need(self.wd_end is None or (_number(self.wd_end) and self.wd_end >= 0), 'wd_end', 'a number from 0 on')
 
@@ -76,11 +77,9 @@ class Machine(Config):
     log:int = 10              # steps between lines of log.txt
     watch:int = 50            # steps between looks at the features
     def __post_init__(self):
-        if self.precision not in (ok := ('float32','bf16','fp16','float64')): refuse('Machine', f'has precision={self.precision!r}', f'use {", ".join(ok)}')
-        for k in ('micro','workers'):
-            if not isinstance(v := getattr(self, k), int) or v < 0: refuse('Machine', f'has {k}={v!r}', 'use a whole number from 0 on')
-        for k in ('keep','log','watch'):
-            if not isinstance(v := getattr(self, k), int) or v < 1: refuse('Machine', f'has {k}={v!r}', 'use a whole number from 1 on')
+        self.need(self.precision in (ok := ('float32','bf16','fp16','float64')), 'precision', ', '.join(ok))
+        for least,names in ((0, ('micro','workers')), (1, ('keep','log','watch'))):
+            for k in names: self.need(isinstance(v := getattr(self, k), int) and v >= least, k, f'a whole number from {least} on')
 
 # %% ../../nbs/61_train.optim.ipynb #61-017
 def groups(model:nn.Module, wd:float)->list:
