@@ -32,11 +32,12 @@ class HarmonizerConfig(Config):
     balance:bool = True         # each modality counts half; else each token counts the same
     norm_target:bool = True     # targets normalised per token
     cls:bool = False            # a class token, as released
+    scale:tuple = (1., 1.)      # times the tokens of BOLD and of T1 on their way in
     def __post_init__(self):
         need = self.need
         for d,h in (('dim','heads'), ('dec_dim','dec_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
         for k in ('depth','dec_depth','hubs'): need(getattr(self, k) > 0, k, '1 or more')
-        need(self.decoders in (1, 2), 'decoders', '1 or 2'); need(0 <= self.drop <= .5, 'drop', 'a chance of 0 to .5')
+        need(self.decoders in (1, 2), 'decoders', '1 or 2'); need(len(self.scale) == 2 and min(self.scale) > 0, 'scale', 'two numbers above 0'); need(0 <= self.drop <= .5, 'drop', 'a chance of 0 to .5')
     @classmethod
     def base(cls): return cls()
     @classmethod
@@ -130,12 +131,12 @@ def forward(self:Harmonizer,
     "Hub tokens of each session from what it has"
     have = [(m,t) for m,t in enumerate((bold,t1)) if t is not None]
     if not have: refuse('Harmonizer', 'has neither BOLD nor T1 tokens', 'hand in at least one of them')
-    x, lens = joined([(t.x, t.lens) for _,t in have])
+    x, lens = joined([(t.x if self.cfg.scale[m] == 1 else t.x*self.cfg.scale[m], t.lens) for m,t in have])
     pos, _ = joined([(self.positions(m,t), t.lens) for m,t in have])
     if min(lens) == 0: refuse(f'session {lens.index(0)} of the batch', 'has neither BOLD nor T1 tokens', 'leave it out')
     return self.encode(x, pos, lens)[1]
 
-# %% ../../nbs/50_model.harmonizer.ipynb #50-018
+# %% ../../nbs/50_model.harmonizer.ipynb #50-020
 @patch
 def rebuild(self:Harmonizer, hubs:Tensor, wanted:dict)->dict: # m -> [n,in_dim]
     "Tokens of each wanted modality from hub tokens; `wanted` maps modality to the `Packed` that says where"
@@ -158,7 +159,7 @@ def loss(self:Harmonizer, bold:Packed=None, t1:Packed=None,
     total = torch.stack([e.new_zeros(len(hubs)).index_add(0, sample_of(wanted[m].lens, e.device), e) for m,e in err.items()]) # [M,B] their errors
     return (total/n.clamp(min=1)).sum(0)/(n > 0).sum(0) if self.cfg.balance else total.sum(0)/n.sum(0)
 
-# %% ../../nbs/50_model.harmonizer.ipynb #50-020
+# %% ../../nbs/50_model.harmonizer.ipynb #50-022
 @patch
 def withheld(self:Harmonizer, bold:Packed, t1:Packed, u:Tensor)->tuple: # BOLD, T1
     "What enters: no BOLD where u < drop, no T1 where u > 1 - drop; a session's only modality always does"
@@ -169,13 +170,13 @@ def withheld(self:Harmonizer, bold:Packed, t1:Packed, u:Tensor)->tuple: # BOLD, 
         return Packed(t.x[rows], tuple(n*k for n,k in zip(t.lens, keep)), t.at[rows], t.grid)
     return cut(bold, gone[0], t1), cut(t1, gone[1], bold)
 
-# %% ../../nbs/50_model.harmonizer.ipynb #50-028
+# %% ../../nbs/50_model.harmonizer.ipynb #50-030
 @patch
 @torch.no_grad()
 def reads(self:Harmonizer, bold:Packed=None, t1:Packed=None)->dict: # bold [H,n], t1 [H,n], hubs [H]
     "Attention of each hub token in the last block, one session, mean over heads"
     have = [(m,t) for m,t in enumerate((bold,t1)) if t is not None]
-    x, lens = joined([(t.x, t.lens) for _,t in have])
+    x, lens = joined([(t.x if self.cfg.scale[m] == 1 else t.x*self.cfg.scale[m], t.lens) for m,t in have])
     if len(lens) != 1: refuse('reads', f'got a batch of {len(lens)} sessions', 'hand in one')
     x, full, read = self.sequence([self.pre_map(x) + joined([(self.positions(m,t), t.lens) for m,t in have])[0]])
     for b in self.blocks[:-1]: x = b(x, full)

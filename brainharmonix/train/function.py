@@ -48,7 +48,7 @@ class FunctionRun(Config):
     def smoke(cls): return cls(FunctionConfig.smoke(), TrainConfig(steps=60, batch=4, ema=(.98, 1.), save=20), crop=4, longest=0.)
     @classmethod
     def demo(cls): # found on simulated people, see reports/log.md
-        return cls(replace(FunctionConfig.smoke(), init='xavier', signal=5.), TrainConfig(steps=300, batch=16, lr=1e-3, ema=(.95, 1.), save=50), crop=2, longest=0., alike=.3)
+        return cls(replace(FunctionConfig.smoke(), init='xavier', signal=5.), TrainConfig(steps=220, batch=16, lr=1e-3, ema=(.95, 1.), save=50), crop=2, longest=0., alike=1.)
 
 # %% ../../nbs/64_train.function.ipynb #64-009
 @torch.no_grad()

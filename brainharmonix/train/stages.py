@@ -54,7 +54,7 @@ def changed(config:Config,
             refuse(f'setting {key!r}', 'is not known', f'use {", ".join(names)}')
         try: new = json.loads(value)
         except ValueError: new = value
-        want = _kind(at[last]); same = want is None or (new is None and last in ('crop','wd_end')) or _kind(new) == want or (want == 'a number' and _kind(new) == 'a whole number')
+        want = _kind(at[last]); same = want is None or (new is None and last in ('crop','windows','wd_end')) or _kind(new) == want or (want == 'a number' and _kind(new) == 'a whole number')
         if not same: refuse(f'setting {text!r}', f'is no good: {last} is {want}', f'write {key}={json.dumps(at[last])}, for example')
         at[last] = new
     return type(config).from_dict(d)
@@ -167,7 +167,7 @@ def stage_harmonizer(data, out, run:HarmonizerRun, machine=Machine(), split=None
     if store and split: refuse('--split', 'goes with the stage that reads the scans', 'give it to `pretrain latents`')
     scans = None if store else _listed(_sessions(data, (F, f, pf), s, split, ['bold','t1']), out)
     tokens = Latents(store, weights_hash(F, S)) if store else None
-    har, losses = train_harmonizer(tokens if store else scans, run.model, run.train, out, machine, *(() if store else (F, S)))
+    har, losses = train_harmonizer(tokens if store else scans, run.model, run.train, out, machine, *(() if store else (F, S)), windows=run.windows)
     seen = _json(Path(store)/'scans.json', Passport) if store else passport_of(scans)
     weights = weights_of(har)
     if _is_first():
