@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 import torch
-from .core import Config, atomic, progress, provenance
+from .core import Config, atomic, progress, provenance, seed_all
 from .cohort import id_hash
 from .preprocess.bold import embedded_run
 from .preprocess.t1 import mni152, read_t1
 from .simulate import SimConfig, Simulated, bayes, simulate
+from .model.harmonizer import Harmonizer
 from .model.passport import BrainHarmonix, ModelConfig, Passport, new_model
 from .train.data import Session, SimScans, session
 from .train.optim import Machine
@@ -71,12 +72,12 @@ def train(cfg:DemoConfig, sessions:list, folder:Path)->tuple: # BrainHarmonix, d
 
 # %% ../nbs/77_demo.ipynb #77-013
 @torch.no_grad()
-def hub_features(model:BrainHarmonix, sessions:list)->dict: # name -> [N,D]
-    "Mean hub token of each session, from both modalities and from each alone"
+def hub_features(model:BrainHarmonix, sessions:list, first:Harmonizer)->dict: # name -> [N,D]
+    "Mean hub token of each session, from both modalities and from each alone; and from both by the Harmonizer before its training"
     rows = []
     for bold, t1 in latents(sessions, model.function, model.structure):
-        rows.append([model.harmonizer(*have)[0].mean(0).numpy() for have in ((bold,t1), (bold,None), (None,t1))])
-    return {f'hub tokens, {k}':np.stack(v) for k,v in zip(('both','BOLD only','T1 only'), zip(*rows))}
+        rows.append([m(*have)[0].mean(0).numpy() for m,have in ((model.harmonizer,(bold,t1)), (model.harmonizer,(bold,None)), (model.harmonizer,(None,t1)), (first,(bold,t1)))])
+    return {f'hub tokens, {k}':np.stack(v) for k,v in zip(('both','BOLD only','T1 only','both, Harmonizer not trained'), zip(*rows))}
 
 def coarse(t1)->np.ndarray: # [N,150]
     "Mean intensity of cubes of 16 voxels: the plainest thing to do with a T1"
@@ -85,7 +86,7 @@ def coarse(t1)->np.ndarray: # [N,150]
 def probe_cohort(cfg:DemoConfig, model:BrainHarmonix, sim:Simulated, which)->tuple: # table of the label, table of the score, verdicts
     "What the tokens of people that pretraining never saw say of label and score"
     sessions, m = prepare(SimScans(sim, which)), sim.manifest.iloc[list(which)]
-    features = hub_features(model, sessions)
+    seed_all(cfg.harmonizer.train.seed); features = hub_features(model, sessions, Harmonizer(cfg.harmonizer.model).eval())
     features |= {'FC + logistic regression':np.stack([fc_features(sim.bold(i)[0]) for i in which]), 'T1 intensities + logistic regression':coarse([s.t1 for s in sessions])}
     label, score = (compare(features, m[k].values, m.subject.values, bayes(cfg.sim), kind=k, data='simulated') for k in ('label','score'))
     return label, score, f'{verdict(label)} The score: {verdict(score)}'

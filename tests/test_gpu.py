@@ -22,3 +22,13 @@ def test_hub_tokens_equal_those_of_the_cpu():
     scan = SimpleNamespace(x=x, tr=2., names=None, order='7', missing=None, source='noise')
     cpu = m.embed(scan).hub
     assert torch.allclose(m.cuda().embed(scan).hub.cpu(), cpu, atol=1e-3)
+
+def test_training_is_that_of_the_cpu():
+    from pretrain_worker import stage
+    from brainharmonix.train.loop import fit
+    from brainharmonix.train.optim import Machine, TrainConfig
+    for name in ('structure','function','harmonizer'):
+        losses = []
+        for machine in (dict(device='cpu'), {}, dict(precision='bf16', workers=2)):
+            m, feed = stage(name); losses.append(torch.tensor(fit(m, feed, TrainConfig(steps=4, batch=3), machine=Machine(trackers=(), **machine))))
+        assert torch.allclose(losses[0], losses[1], rtol=1e-3) and torch.allclose(losses[0], losses[2], rtol=5e-2), name

@@ -36,8 +36,9 @@ class FunctionConfig(Config):
     signal:float = 1.     # times the patch embedding at the start
     def __post_init__(self):
         need = self.need
-        for d,h in (('dim','heads'), ('pred_dim','pred_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
-        for k in ('depth','pred_depth','regions','k0'): need(getattr(self, k) > 0, k, '1 or more')
+        for d,h in (('dim','heads'), *([('pred_dim','pred_heads')] if self.pred_depth else [])): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
+        for k in ('depth','regions','k0'): need(getattr(self, k) > 0, k, '1 or more')
+        need(self.pred_depth >= 0, 'pred_depth', '0 or more')
         need(self.init in ('trunc','xavier'), 'init', "'trunc' or 'xavier'"); need(self.tau > 0, 'tau', 'seconds above 0'); need(self.dim % 4 == 0 and self.pred_dim % 4 == 0, 'dim', 'widths that are multiples of 4')
     @classmethod
     def base(cls): return cls()

@@ -35,9 +35,9 @@ class HarmonizerConfig(Config):
     scale:tuple = (1., 1.)      # times the tokens of BOLD and of T1 on their way in
     def __post_init__(self):
         need = self.need
-        for d,h in (('dim','heads'), ('dec_dim','dec_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
-        for k in ('depth','dec_depth','hubs'): need(getattr(self, k) > 0, k, '1 or more')
-        need(self.decoders in (1, 2), 'decoders', '1 or 2'); need(len(self.scale) == 2 and min(self.scale) > 0, 'scale', 'two numbers above 0'); need(0 <= self.drop <= .5, 'drop', 'a chance of 0 to .5')
+        for d,h in (('dim','heads'), *([('dec_dim','dec_heads')] if self.decoders else [])): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
+        for k in ('depth','hubs'): need(getattr(self, k) > 0, k, '1 or more')
+        need(self.decoders in (0, 1, 2), 'decoders', '1 or 2 (0: none, which cannot be trained)'); need(len(self.scale) == 2 and min(self.scale) > 0, 'scale', 'two numbers above 0'); need(0 <= self.drop <= .5, 'drop', 'a chance of 0 to .5')
     @classmethod
     def base(cls): return cls()
     @classmethod

@@ -33,8 +33,8 @@ class StructureConfig(Config):
     def __post_init__(self):
         need = self.need
         need(isinstance(self.volume, (tuple, list)) and len(self.volume) == 3 and all(v % self.patch == 0 and v > 0 for v in self.volume), 'volume', f'three multiples of {self.patch}')
-        for d,h in (('dim','heads'), ('dec_dim','dec_heads')): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
-        need(self.depth > 0, 'depth', '1 or more'); need(self.dec_depth > 0, 'dec_depth', '1 or more'); need(0 < self.mask < 1, 'mask', 'a share between 0 and 1')
+        for d,h in (('dim','heads'), *([('dec_dim','dec_heads')] if self.dec_depth else [])): need(getattr(self, h) > 0 and getattr(self, d) % getattr(self, h) == 0, h, f'a divisor of {d}={getattr(self, d)}')
+        need(self.depth > 0, 'depth', '1 or more'); need(self.dec_depth >= 0, 'dec_depth', '0 or more'); need(0 < self.mask < 1, 'mask', 'a share between 0 and 1')
     @classmethod
     def base(cls): return cls()
     @classmethod
