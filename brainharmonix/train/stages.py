@@ -113,7 +113,6 @@ def _listed(scans, out): # what was left out, on the first process
 
 def _written(out, losses, scans, stage): # on the first process: the curve
     if not _is_first(): return {}
-    import matplotlib; matplotlib.use('Agg')
     from matplotlib.figure import Figure
     fig = Figure(figsize=(4, 2.4), layout='constrained'); ax = draw_losses(losses, fig.subplots())
     ax.set_title(f'{stage}' + (' (simulated)' if isinstance(scans, SimScans) else ''), fontsize=9)
