@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_refused(tmp_path, capsys, bold, checkpoint, name, wher
 def test_a_checkpoint_leaves_other_files_alone(tmp_path):
     (tmp_path/'c').mkdir(); (tmp_path/'c'/'mine').write_text('stays')
     new_model(ModelConfig.smoke()).save_pretrained(tmp_path/'c')
-    assert (tmp_path/'c'/'mine').read_text() == 'stays' and len(list((tmp_path/'c').iterdir())) == 4
+    assert (tmp_path/'c'/'mine').read_text() == 'stays' and len(list((tmp_path/'c').iterdir())) == 5
 
 @pytest.mark.parametrize('says,code', [(1., 2), (2.005, 0)])
 def test_a_sidecar_that_contradicts(tmp_path, capsys, checkpoint, bold, says, code):
