@@ -86,6 +86,7 @@ def parser()->argparse.ArgumentParser:
     i.add_argument('checkpoint', help='folder written by save_pretrained, or a Hugging Face repository')
     return p
 
+# %% ../nbs/90_app.ipynb #90-011
 def _pretrain_options(e):
     a = e.add_argument
     a('stage', metavar='STAGE', choices=('structure','function','latents','harmonizer'), help='structure, function, latents or harmonizer')
@@ -106,6 +107,7 @@ def _pretrain_options(e):
     a('--compile', action='store_true', help='torch.compile')
     a('--trackers', nargs='*', default=['tensorboard'], metavar='NAME', help="accelerate's trackers, as tensorboard wandb; none after the option: none (default: tensorboard)")
 
+# %% ../nbs/90_app.ipynb #90-012
 def _embed_options(e):
     a = e.add_argument
     a('--bold', metavar='F', help='BOLD: record of preprocess, table of parcels by frames (.npy .csv .tsv), surface pair (.mgz .func.gii), volume or CIFTI')
@@ -123,7 +125,7 @@ def _embed_options(e):
     a('--device', default='cpu', help='where to compute: cpu, cuda, cuda:1, mps (default: %(default)s)')
     a('--bf16', action='store_true', help='compute in bfloat16')
 
-# %% ../nbs/90_app.ipynb #90-015
+# %% ../nbs/90_app.ipynb #90-017
 def _found(args)->list: # people
     from brainharmonix.core import refuse
     from brainharmonix.preprocess.bids import bids_people, derivative_people, is_raw, manifest_people, one_person
@@ -166,7 +168,7 @@ def preprocess(args)->dict:
         if made: paths['next'] = f'brainharmonix embed {" ".join(f"--{k} {shlex.quote(str(p))}" for k,p in made.items())} --out tokens'
     return paths | ({'exit':3} if did['aside'] else {})
 
-# %% ../nbs/90_app.ipynb #90-017
+# %% ../nbs/90_app.ipynb #90-019
 def embed(args)->dict:
     "`brainharmonix embed`"
     import torch
@@ -185,9 +187,11 @@ def embed(args)->dict:
     if args.t1: t1 = read_t1(args.t1, spacing=model.config.structure.spacing, norm=model.passport.t1_norm)
     return embed_session(args.out, model, bold, t1, dtype=torch.bfloat16 if args.bf16 else None)
 
+# %% ../nbs/90_app.ipynb #90-020
 def pretrain(args)->dict:
     "`brainharmonix pretrain`"
-    from brainharmonix.core import refuse
+    import torch
+    from brainharmonix.core import first_process, refuse
     from brainharmonix.train import stages
     from brainharmonix.train.optim import Machine
     run = stages.preset(args.stage, args.preset)
@@ -201,12 +205,12 @@ def pretrain(args)->dict:
     if not args.data and not args.latents: refuse(f'pretrain {args.stage}', 'was given no data', 'name a folder of records, a manifest, or simulated:N')
     if args.stage in ('structure','function'): parts = {}
     extra = dict(store=args.latents) if args.stage == 'harmonizer' else {}
-    import torch
     try: did = getattr(stages, f'stage_{args.stage}')(args.data, args.out, run, machine, args.split, **parts, **extra)
     except torch.OutOfMemoryError: refuse('the GPU', 'has too little memory', 'use a smaller --micro, --checkpointing or --shard')
     stages.finished()
-    return did if int(os.environ.get('RANK', 0)) == 0 else {}
+    return did if first_process() else {}
 
+# %% ../nbs/90_app.ipynb #90-021
 def demo(args)->dict:
     "`brainharmonix demo`"
     from dataclasses import replace
@@ -229,7 +233,7 @@ def info(args)->dict:
     print(json.dumps({**p, 'names':f'{len(p["names"])} parcels, {p["names"][0] if p["names"] else "unnamed"} ...', 'subject_hashes':f'{len(p["subject_hashes"])} subjects', 'made':json.loads(p['made'] or '{}')}, indent=1))
     return {}
 
-# %% ../nbs/90_app.ipynb #90-019
+# %% ../nbs/90_app.ipynb #90-023
 def main(argv=None)->int:
     "Entry point; returns the exit code"
     from brainharmonix.core import BadInput

@@ -19,7 +19,7 @@ from .preprocess.t1 import mni152, read_t1
 from .simulate import SimConfig, Simulated, bayes, simulate
 from .model.harmonizer import Harmonizer
 from .model.passport import BrainHarmonix, ModelConfig, Passport, new_model
-from .train.data import Session, SimScans, session
+from .train.data import SimScans, session
 from .train.optim import Machine
 from .train.structure import StructureRun, pretrain_structure
 from .train.function import FunctionRun, pretrain_function

@@ -1,5 +1,5 @@
 """A process of a training run, as test_train.py starts it: `torchrun --nproc-per-node 2 pretrain_worker.py '{"stages": ["function"], ...}'`"""
-import gc, io, json, os, resource, signal, sys, time
+import io, json, os, resource, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 import accelerate, accelerate.utils as u, torch, torch.distributed as dist, torch.distributed.checkpoint.state_dict, torch.distributed.fsdp, torch._dynamo # the last three are for the fork server
@@ -13,6 +13,7 @@ from brainharmonix.train.function import function_feed
 from brainharmonix.train.harmonizer import Fusion, scan_feed, token_feed
 from brainharmonix.train.latents import latents
 from brainharmonix.train.optim import Machine, TrainConfig
+from brainharmonix.train.stages import finished
 from brainharmonix.train.structure import structure_feed
 
 R, TRS, WINDOWS = 20, (.8,)*4 + (2.,)*3, (5,3,7,4,6,2,5)  # a batch of 3 leaves one scan over in the first group; lengths differ
@@ -89,10 +90,7 @@ def work(*jobs)->int: # exit status
     try:
         for j in jobs: main(**j)
     except BadInput as e: no_larger(); print(f'REFUSED {e}', flush=True); code = 2
-    if dist.is_initialized():
-        gc.collect()
-        if not code: dist.barrier()
-        dist.destroy_process_group()
+    finished(failed=code > 0)
     return code
 
 def child(jobs, said, env):

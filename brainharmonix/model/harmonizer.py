@@ -124,6 +124,12 @@ def joined(parts:list)->tuple: # packed matrix, lens
     return torch.cat([s for sample in zip(*per) for s in sample]), tuple(map(sum, zip(*[l for _,l in parts])))
 
 @patch
+def entering(self:Harmonizer, have:list)->tuple: # tokens [n,in_dim], positions [n,dim], lens
+    "What goes in of (m, Packed) pairs"
+    x, lens = joined([(t.x if self.cfg.scale[m] == 1 else t.x*self.cfg.scale[m], t.lens) for m,t in have])
+    return x, joined([(self.positions(m,t), t.lens) for m,t in have])[0], lens
+
+@patch
 def forward(self:Harmonizer,
             bold:Packed=None,  # tokens of `FunctionEncoder`
             t1:Packed=None,    # tokens of `StructureEncoder`
@@ -131,8 +137,7 @@ def forward(self:Harmonizer,
     "Hub tokens of each session from what it has"
     have = [(m,t) for m,t in enumerate((bold,t1)) if t is not None]
     if not have: refuse('Harmonizer', 'has neither BOLD nor T1 tokens', 'hand in at least one of them')
-    x, lens = joined([(t.x if self.cfg.scale[m] == 1 else t.x*self.cfg.scale[m], t.lens) for m,t in have])
-    pos, _ = joined([(self.positions(m,t), t.lens) for m,t in have])
+    x, pos, lens = self.entering(have)
     if min(lens) == 0: refuse(f'session {lens.index(0)} of the batch', 'has neither BOLD nor T1 tokens', 'leave it out')
     return self.encode(x, pos, lens)[1]
 
@@ -176,9 +181,9 @@ def withheld(self:Harmonizer, bold:Packed, t1:Packed, u:Tensor)->tuple: # BOLD, 
 def reads(self:Harmonizer, bold:Packed=None, t1:Packed=None)->dict: # bold [H,n], t1 [H,n], hubs [H]
     "Attention of each hub token in the last block, one session, mean over heads"
     have = [(m,t) for m,t in enumerate((bold,t1)) if t is not None]
-    x, lens = joined([(t.x if self.cfg.scale[m] == 1 else t.x*self.cfg.scale[m], t.lens) for m,t in have])
+    x, pos, lens = self.entering(have)
     if len(lens) != 1: refuse('reads', f'got a batch of {len(lens)} sessions', 'hand in one')
-    x, full, read = self.sequence([self.pre_map(x) + joined([(self.positions(m,t), t.lens) for m,t in have])[0]])
+    x, full, read = self.sequence([self.pre_map(x) + pos])
     for b in self.blocks[:-1]: x = b(x, full)
     last = self.blocks[-1]
     a = weights(last.attn, last.norm1(x), read).mean(0)[-self.cfg.hubs:, self.cfg.cls:]

@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from ..core import BadInput, Config, digest, seed_all
 from ..model.function import FunctionConfig, FunctionEncoder, FunctionJEPA
 from ..model.masking import MaskConfig, sample_masks, trimmed
-from .data import Feed, names_of, stacked, stretch, trs_of
-from .loop import draw_losses, fit
+from .data import Feed, names_of, regridded, stacked, stretch, trs_of
+from .loop import fit
 from .optim import Machine, TrainConfig
 
 # %% ../../nbs/64_train.function.ipynb #64-007
@@ -93,8 +93,7 @@ def function_feed(sessions, R:int, masks:MaskConfig=MaskConfig(), crop:int=None,
         return z, m, *lists, *(two_views(m, R, g) if views else [])
     def collate(got):
         z, m = stacked([s[:2] for s in got]); P = m.shape[1]
-        at = lambda l, p: l//p*P + l%p  # region*P + window, for the longest scan's P
-        context, want, *seen = [[at(s[k], len(s[1])) for s in got] for k in range(2, len(got[0]))]
+        context, want, *seen = [[regridded(s[k], len(s[1]), P) for s in got] for k in range(2, len(got[0]))]
         if masks.truncate != 'none': context, want = ([i.sort().values for i in trimmed(l, 'first')] for l in (context, want))
         return z, context, want, m, *seen
     return Feed(ids, trs_of(sessions), sample, collate)
@@ -114,5 +113,5 @@ def pretrain_function(sessions,                # with BOLD; a list, or `Scans`, 
     encoder = FunctionEncoder(cfg, torch.as_tensor(gradients), torch.as_tensor(harmonics))
     jepa = ScanJEPA(encoder, alike) if alike else FunctionJEPA(encoder)
     turns = dict(micro=machine.micro, processes=int(os.environ.get('WORLD_SIZE', 1))) if alike else {}  # the scan term compares the scans of a turn
-    return jepa, fit(jepa, function_feed(sessions, cfg.regions, masks, crop, alike > 0), train, out, machine, 
-        dict(model=cfg.hash(), tables=digest(torch.as_tensor(gradients), torch.as_tensor(harmonics)), masks=masks.hash(), crop=crop, alike=alike, scans=str(getattr(sessions, 'how', '')), **turns), 'function')
+    return jepa, fit(jepa, function_feed(sessions, cfg.regions, masks, crop, alike > 0), train, out, machine,
+               dict(model=cfg.hash(), tables=digest(torch.as_tensor(gradients), torch.as_tensor(harmonics)), masks=masks.hash(), crop=crop, alike=alike, scans=str(getattr(sessions, 'how', '')), **turns), 'function')

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..core import Config, refuse, seed_all
 from ..model.blocks import Packed
 from ..model.harmonizer import Harmonizer, HarmonizerConfig
-from .data import Feed, names_of, stacked
-from .latents import Latents, latents, weights_hash
-from .loop import draw_losses, fit
+from .data import Feed, names_of, regridded, stacked
+from .latents import Latents, weights_hash
+from .loop import fit
 from .optim import Machine, TrainConfig
 
 # %% ../../nbs/66_train.harmonizer.ipynb #66-007
@@ -49,7 +49,7 @@ def together(parts:list,       # Packed of one session each, or None
     if one is None: refuse('Harmonizer training', 'has no session with both modalities', 'hand in some: hub tokens join the two')
     none = Packed(one.x[:0], (0,), one.at[:0], one.grid); parts = [none if p is None else p for p in parts]
     grid = one.grid if len(one.grid) == 3 else (one.grid[0], max(p.grid[1] for p in parts))
-    at = [p.at if len(grid) == 3 else p.at//p.grid[1]*grid[1] + p.at%p.grid[1] for p in parts]  # region*P + window, for the longest scan's P
+    at = [p.at if len(grid) == 3 else regridded(p.at, p.grid[1], grid[1]) for p in parts]
     return Packed(torch.cat([p.x for p in parts]), tuple(p.lens[0] for p in parts), torch.cat(at), grid)
 
 # %% ../../nbs/66_train.harmonizer.ipynb #66-012
@@ -74,12 +74,9 @@ class Fusion(nn.Module):
 
     @torch.no_grad()
     def encode(self, bold, t1):
-        "Tokens of (z, mask, who) and (volumes, who); who: which sessions of the batch have the modality"
-        out, like = [], self.harmonizer.hub_tokens
-        for m,(*x,who) in zip(self.frozen, (bold, t1)):
-            p = m.to(like.device)(*x) if like.dtype == torch.float32 else m.to(like)(*x); lens = iter(p.lens)
-            out.append(Packed(p.x, tuple(next(lens) if h else 0 for h in who), p.at, p.grid))
-        return out
+        "Tokens of (z, mask) and (volumes,)"
+        like = self.harmonizer.hub_tokens
+        return [(m.to(like.device) if like.dtype == torch.float32 else m.to(like))(*x) for m,x in zip(self.frozen, (bold, t1))]
 
 # %% ../../nbs/66_train.harmonizer.ipynb #66-013
 def _one(tokens, m): # a session's tokens of modality m, to know their form
@@ -100,7 +97,7 @@ def scan_feed(sessions)->Feed: # with both modalities
         s = sessions[i]
         if s.z is None or s.t1 is None: refuse(s.id, f'has no {"BOLD" if s.z is None else "T1"}', 'leave it out, or write its latents first: a store takes sessions with one modality')
         return (s.z.float(), s.mask), s.t1.float(), torch.rand((), generator=g)
-    def collate(got): b, t, u = zip(*got); who = [True]*len(got); return (*stacked(b), who), (torch.stack(t)[:,None], who), torch.stack(u)
+    def collate(got): b, t, u = zip(*got); return stacked(b), (torch.stack(t)[:,None],), torch.stack(u)
     return Feed(names_of(sessions), [0]*len(sessions), sample, collate)
 
 def train_harmonizer(source,              # tokens of `latents`, a `Latents` store, or sessions where encoders are given
@@ -115,7 +112,7 @@ def train_harmonizer(source,              # tokens of `latents`, a `Latents` sto
     seed_all(train.seed)
     har = Harmonizer(cfg); fly = function is not None
     feed = scan_feed(source) if fly else token_feed(source, getattr(source, 'ids', range(len(source))))
-    fusion = Fusion(har, function, structure, windows) if fly else Fusion(har, windows=windows)
+    fusion = Fusion(har, function, structure, windows)
     of = weights_hash(function, structure) if fly else source.index['of'] if isinstance(source, Latents) else ''
     losses = fit(fusion, feed, train, out, machine, dict(model=cfg.hash(), encoders=of, windows=windows), 'harmonizer')
     return har.eval(), losses

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from torch import nn
-from ..core import BadInput, atomic, progress, refuse, sweep
+from ..core import BadInput, atomic, no_file, progress, refuse, sweep
 from ..model.blocks import Block
 from .data import Feed, Order, loader, shares
 from .optim import Machine, TrainConfig, cosine, groups, linear
@@ -33,7 +33,7 @@ def processes(machine:Machine, out=None): # accelerate.Accelerator
         if t not in TRACKERS: refuse(f'tracker {t}', 'is not known', f'use {", ".join(TRACKERS)}')
         if out and not find_spec(t): refuse(f'tracker {t}', 'is not installed', f'pip install {t}, or choose other trackers')
     if int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1 and 'WORLD_SIZE' not in os.environ: refuse('srun', 'starts processes that do not know of each other', 'start one torchrun per node, as recipes/slurm-8gpu.sbatch does')
-    if out and Path(out).exists() and not Path(out).is_dir(): refuse(out, 'is a file', 'name a folder')
+    if out: no_file(out)
     AcceleratorState._reset_state()  # the stage before may have had another precision
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy='transformer_based_wrap', transformer_cls_names_to_wrap=['Block'],
                                             mixed_precision_policy=MixedPrecisionPolicy()) if machine.shard else None  # weights and gradients stay float32: autocast does the rest, as under DDP
@@ -145,6 +145,8 @@ class Log:
     def step(self, r, seen=None): # row, and what was seen of the features
         self.rows.append(r)
         with self.noted(): self.write(r, len(self.rows), seen)
+    def close(self):
+        if self.out: self.table.close()
     def write(self, r, n, seen):
         if self.out: self.table.write(self.line(r) + '\n')
         if self.out is None and not (self.acc.trackers): return
@@ -185,6 +187,7 @@ def _next(ahead): # a worker's refusal, without the worker's traceback
     try: return next(ahead)
     except BadInput as e: raise BadInput(str(e).strip().splitlines()[-1].partition('BadInput: ')[2] or str(e)) from None
 
+# %% ../../nbs/62_train.loop.ipynb #62-017
 def fit(model:nn.Module,      # a turn's arguments -> losses [b]; with `follow(momentum)` if it has a moving-average target, `watch()` if its features are to be watched
         feed:Feed, cfg:TrainConfig,
         out=None,             # folder for states and logs, and to resume from; None: neither
@@ -218,12 +221,13 @@ def fit(model:nn.Module,      # a turn's arguments -> losses [b]; with `follow(m
         log.step(dict(step=step+1, epoch=(step+1)/order.per_epoch, loss=loss, lr=lr, wd=wd, ema=ema, grad=norm, scans=len(batch), seconds=time.time()-t0), seen)
         bar.set_postfix(loss=f'{loss:.3f}')
         if out and ((step+1) % cfg.save == 0 or step+1 == steps): save_state(acc, out, step+1, net, opt, log.rows, about, machine.keep, log.fault)
+    log.close()
     if out and machine.trackers: acc.end_training()
     acc.unwrap_model(net, keep_fp32_wrapper=False).eval()
     if not machine.shard: model.cpu()
     return [r['loss'] for r in log.rows]
 
-# %% ../../nbs/62_train.loop.ipynb #62-025
+# %% ../../nbs/62_train.loop.ipynb #62-026
 def draw_losses(run,      # folder of a run, or list of losses
                 ax=None,  # matplotlib axis
                 label='', smooth:int=0): # steps to average over; 0: a fiftieth of the run

@@ -7,20 +7,19 @@ __all__ = ['STAGES', 'preset', 'changed', 'open_scans', 'open_cohorts', 'passpor
            'stage_structure', 'stage_function', 'stage_latents', 'stage_harmonizer', 'finished']
 
 # %% ../../nbs/68_train.stages.ipynb #68-003
-import gc, json, os
-from dataclasses import replace
+import gc, json
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 import pandas as pd
 import torch
-from ..core import Config, atomic, refuse
+from ..core import Config, atomic, first_process, no_file, refuse
 from ..cohort import id_hash
 from ..cohorts import cohorts
 from ..simulate import SimConfig, simulate
 from ..model.function import FunctionEncoder
-from ..model.passport import BrainHarmonix, ModelConfig, Passport, _json, combined, load_part, position_tables, save_part
-from ..model.structure import StructureConfig, StructureEncoder
+from ..model.passport import BrainHarmonix, ModelConfig, Passport, combined, from_json, load_part, position_tables, save_part
+from ..model.structure import StructureEncoder
 from .data import Records, Scans, SimScans
 from .function import FunctionRun, pretrain_function
 from .harmonizer import HarmonizerRun, train_harmonizer
@@ -99,20 +98,16 @@ def load_function(folder)->tuple: # FunctionEncoder, FunctionRun, Passport
     return m.eval(), run, p
 
 # %% ../../nbs/68_train.stages.ipynb #68-014
-def _is_first():
-    from accelerate import PartialState
-    return PartialState().is_main_process
-
 def _left(scans, out): return dict(left_out=Path(out)/'left-out.tsv') if getattr(scans, 'left', None) else {}
 
 def _listed(scans, out): # what was left out, on the first process
-    if Path(out).exists() and not Path(out).is_dir(): refuse(out, 'is a file', 'name a folder')
-    if os.environ.get('RANK', '0') == '0' and _left(scans, out):
+    no_file(out)
+    if first_process() and _left(scans, out):
         Path(out).mkdir(parents=True, exist_ok=True); pd.DataFrame(scans.left).to_csv(Path(out)/'left-out.tsv', sep='\t', index=False)
     return scans
 
 def _written(out, losses, scans, stage): # on the first process: the curve
-    if not _is_first(): return {}
+    if not first_process(): return {}
     from matplotlib.figure import Figure
     fig = Figure(figsize=(4, 2.4), layout='constrained'); ax = draw_losses(losses, fig.subplots())
     ax.set_title(f'{stage}' + (' (simulated)' if isinstance(scans, SimScans) else ''), fontsize=9)
@@ -124,7 +119,7 @@ def stage_structure(data, out, run:StructureRun, machine=Machine(), split=None)-
     scans = _listed(open_scans(data, ['t1'], ['t1'], run.model.spacing, split), out)
     mae, losses = pretrain_structure(scans, run.model, run.train, out, run.light, machine)
     weights = weights_of(mae)
-    if _is_first(): save_part(Path(out)/'checkpoint', 'structure', weights, run, passport_of(scans))
+    if first_process(): save_part(Path(out)/'checkpoint', 'structure', weights, run, passport_of(scans))
     return dict(checkpoint=Path(out)/'checkpoint') | _written(out, losses, scans, 'structure')
 
 def stage_function(data, out, run:FunctionRun, machine=Machine(), split=None)->dict:
@@ -134,11 +129,11 @@ def stage_function(data, out, run:FunctionRun, machine=Machine(), split=None)->d
     if run.longest: scans = scans.longer_trs(run.longest)
     jepa, losses = pretrain_function(scans, run.model, *tables, run.train, out, run.crop, run.masks, machine, run.alike)
     weights = weights_of(jepa)
-    if _is_first(): save_part(Path(out)/'checkpoint', 'function', weights, run, passport_of(scans, names=tuple(atlas.names), order=atlas.order))
+    if first_process(): save_part(Path(out)/'checkpoint', 'function', weights, run, passport_of(scans, names=tuple(atlas.names), order=atlas.order))
     return dict(checkpoint=Path(out)/'checkpoint') | _written(out, losses, scans, 'function')
 
 # %% ../../nbs/68_train.stages.ipynb #68-015
-def _encoders(function, structure, device=''):
+def _encoders(function, structure):
     for k,v in (('--function', function), ('--structure', structure)):
         if not v: refuse(k, 'is missing', 'name the checkpoint that this stage left')
     return load_function(function), load_structure(structure)
@@ -167,9 +162,9 @@ def stage_harmonizer(data, out, run:HarmonizerRun, machine=Machine(), split=None
     scans = None if store else _listed(_sessions(data, (F, f, pf), s, split, ['bold','t1']), out)
     tokens = Latents(store, weights_hash(F, S)) if store else None
     har, losses = train_harmonizer(tokens if store else scans, run.model, run.train, out, machine, *(() if store else (F, S)), windows=run.windows)
-    seen = _json(Path(store)/'scans.json', Passport) if store else passport_of(scans)
+    seen = from_json(Path(store)/'scans.json', Passport) if store else passport_of(scans)
     weights = weights_of(har)
-    if _is_first():
+    if first_process():
         p = Passport(**combined(pf, ps, seen) | dict(names=pf.names, order=pf.order))
         model = BrainHarmonix(ModelConfig(s.model, f.model, run.model), F.pos.gradients, F.pos.harmonics, p)
         model.structure, model.function = S.cpu(), F.cpu(); model.harmonizer.load_state_dict(weights)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import Config, seed_all
 from ..model.structure import StructureConfig, StructureMAE
 from .data import Feed, names_of
-from .loop import draw_losses, fit
+from .loop import fit
 from .optim import Machine, TrainConfig
 
 # %% ../../nbs/63_train.structure.ipynb #63-007
