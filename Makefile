@@ -1,7 +1,7 @@
 # Every target that runs something sets itself up first: a virtual environment, and the package with what it needs.
-#   make demo | test | docs | readme | reproduce | clean
+#   make demo | test | docs | readme | reproduce | chapters | clean
 #   PYTHON=/path/to/python3.12   another Python for the environment       VENV=folder   another place for it
-#   ARGS='-k tape'               options for pytest (test) or the demo     PARAMS=reports/paper.yaml   parameters (reproduce)
+#   ARGS='-k tape'               options for pytest (test), the demo or reproduce     PARAMS=reports/paper.yaml   parameters (chapters)
 SHELL := /bin/sh
 VENV ?= .venv
 PY := "$(VENV)/bin/python"
@@ -11,7 +11,7 @@ ifneq ($(shell cat "$(READY)" 2>/dev/null),$(CURDIR))
 $(shell [ ! -f "$(READY)" ] || rm -rf "$(READY)" "$(VENV)/bin")
 endif
 
-.PHONY: help setup demo test docs readme reproduce clean
+.PHONY: help setup demo test docs readme reproduce chapters clean
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
@@ -40,7 +40,10 @@ docs: setup  ## the site, in _docs
 readme: setup  ## README.md from nbs/index.ipynb
 	$(PY) -m brainharmonix.docs readme
 
-reproduce: setup  ## run the chapters in order; executed copies go to reports/runs
+reproduce: setup  ## every table and figure of the paper, at smoke scale, then reports/index.html
+	"$(VENV)/bin/brainharmonix" reproduce $(ARGS)
+
+chapters: setup  ## run the chapters in order; executed copies go to reports/runs
 	$(PY) -m brainharmonix.docs run $(if $(PARAMS),--params "$(PARAMS)")
 
 clean:  ## remove what was built; the environment and demo results stay

@@ -60,7 +60,7 @@ def _checked_target(name, y, kind, table, classes):
         if np.ptp(y) == 0: refuse(name, f'has one score, {y[0]:g}, for everybody', 'name a column that differs between people')
         return y
     n = len(np.unique(y))
-    if n > max(10, who.nunique()//3): refuse(name, f'has {n} different labels for {who.nunique()} subjects', 'name the column of the label; this one looks like an id or a score')
+    if n > max(10, who.nunique()//3): refuse(name, f'has {n} different labels for {who.nunique()} subjects, which looks like an id or a score', 'name the column of the label')
     if n < 2: refuse(name, f'has one class, {classes[int(y[0])] if classes else y[0]}', 'a classification needs two or more')
     if not np.array_equal(np.unique(y), np.arange(n)) or (classes and len(classes) != n): refuse(name, f'has the class numbers {np.unique(y).tolist()} for {len(classes)} classes', 'number the classes 0, 1, ... and name each')
     if kind == 'binary' and n != 2: refuse(name, f'has {n} classes', "use kind 'multiclass'")
@@ -265,16 +265,17 @@ def standings(o:Outcome,
     subjects = lambda part: np.mean([o.people.table.subject.iloc[s[part]].nunique() for s in o.splits.values()])
     n_train, n_test = subjects('train')+subjects('val'), subjects('test')
     per = {n:pd.DataFrame([scores(kind, r[k]['p'], y[s['test']]) for k,s in o.splits.items()]) for n,r in o.runs.items()}
-    rows = []
+    most = np.inf if kind == 'regression' else 1.  # a share cannot change by more
+    rows, draws, wide = [], {n:_draws(o, o.runs[n], main, boots) for n in per}, np.sqrt(1 + n_test/n_train)
     for n,t in per.items():
-        d = _draws(o, o.runs[n], main, boots); wide = np.sqrt(1 + n_test/n_train)
-        low, high = (float(d[0] + wide*(q-d[0])) for q in np.nanpercentile(d[1:], [2.5, 97.5]))
-        c = corrected(t[main]-per[versus][main], n_train, n_test) if versus in per and n != versus else {}
+        d = draws[n]; low, high = (min(float(d[0] + wide*(q-d[0])), 1.) for q in np.nanpercentile(d[1:], [2.5, 97.5]))
+        c = corrected(t[main]-per[versus][main], n_train, n_test, wide*np.nanstd((d-draws[versus])[1:])) if versus in per and n != versus else {}
         r = o.runs[n].values()
-        rows.append(dict(system=n) | t.mean().to_dict() | dict(sd=float(t[main].std(ddof=1)) if len(t) > 1 else np.nan, low=low, high=high, gain=c.get('mean', np.nan), gain_low=c.get('low', np.nan), gain_high=c.get('high', np.nan),
+        rows.append(dict(system=n) | t.mean().to_dict() | dict(sd=float(t[main].std(ddof=1)) if len(t) > 1 else np.nan, low=low, high=high, gain=c.get('mean', np.nan), gain_low=max(c.get('low', np.nan), -most), gain_high=min(c.get('high', np.nan), most),
                          p=c.get('p', np.nan), parameters=next((x['size'] for x in r), None), seconds=round(float(np.mean([x['seconds'] for x in r])), 2)))
     rows += [dict(system=n) for n in o.failed]
     t = pd.DataFrame(rows)
+    if 'parameters' in t: t['parameters'] = t.parameters.astype('Int64')
     if len(per): t.insert(t.columns.get_loc('p')+1, 'p_holm', holm(t.p))
     t.attrs = dict(kind=kind, main=main, versus=versus, name=o.people.name, title=o.people.title, data=o.people.data, subjects=int(o.people.table.subject.nunique()), splits=len(o.splits), how=o.protocol.how if o.protocol else '', bayes=o.people.bayes, failed=dict(o.failed), notes={k:v for k,v in o.notes.items() if v})
     return t
@@ -292,7 +293,7 @@ def verdict(t:pd.DataFrame,  # from `standings`
     val = lambda v: f'{100*v:.1f} %' if points else f'{v:.2f}'
     dif = lambda v: f'{100*v:+.1f}' if points else f'{v:+.2f}'
     best = a['bayes'] and a['bayes'].get('both', {}).get(main)
-    end = f'; nobody could pass {val(best)} there' if best is not None else ''
+    end = f'; the best possible is {val(best)} in the long run' if best is not None else ''
     if versus not in rows.index or versus in a['failed']: return f'{name} was not compared with {versus} {where}: {unit} {val(r[main])}{end}.'
     if not np.isfinite(r.gain_low): return f'{name} cannot be told from {versus} {where}: {unit} {val(r[main])} against {val(rows.loc[versus, main])} in {a["splits"]} split{"s"*(a["splits"] != 1)}, too few for an interval{end}.'
     verb = 'beats' if r.gain_low > 0 and r.p_holm < .05 else 'is worse than' if r.gain_high < 0 and r.p_holm < .05 else 'does not beat'

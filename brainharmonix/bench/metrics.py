@@ -34,9 +34,10 @@ def scores(kind:str,
         recall = sk.recall_score(y, guess, labels=classes, average=None, zero_division=np.nan)
         f1 = lambda how: sk.f1_score(y, guess, labels=classes, average=how, zero_division=0)
         both = len(set(y)) == C
+        mcc = sk.matthews_corrcoef(y, guess)
         area = np.nan if not both else sk.roc_auc_score(y, p[:,1]) if C == 2 else sk.roc_auc_score(y, p/p.sum(1, keepdims=True), multi_class='ovr', labels=classes)
     ece = float(multiclass_calibration_error(torch.tensor(p), torch.tensor(y).long(), num_classes=C, n_bins=10))
-    return dict(balanced_accuracy=float(np.nanmean(recall)), accuracy=sk.accuracy_score(y, guess), auc=area, mcc=sk.matthews_corrcoef(y, guess), f1_macro=f1('macro'), f1_weighted=f1('weighted'),
+    return dict(balanced_accuracy=float(np.nanmean(recall)), accuracy=sk.accuracy_score(y, guess), auc=area, mcc=mcc, f1_macro=f1('macro'), f1_weighted=f1('weighted'),
                 **(dict(f1=f1(None)[1], brier=sk.brier_score_loss(y, p[:,1])) if C == 2 else {}), calibration_error=ece, **{f'recall_{k}':v for k,v in enumerate(recall)})
 
 def _r(f, p, y): return f(p, y).statistic if len(y) > 2 and np.std(p) > 1e-12 and np.std(y) > 0 else np.nan  # a constant prediction has no correlation, which is not zero
@@ -93,14 +94,15 @@ def interval(draws,      # [1+boots] the estimate, then its bootstraps
 # %% ../../nbs/70_bench.metrics.ipynb #70-017
 def corrected(d,                  # [J] differences, one per split
               n_train, n_test,    # numbers of subjects
+              floor:float=0.,     # standard error below which the splits are not believed
              )->dict:             # mean, sd, low, high (95 %), p (two-sided)
     "Corrected resampled t-test"
     d = np.asarray(d, float); d = d[np.isfinite(d)]; J = len(d)
     if J < 2: return dict(mean=float(d.mean()) if J else np.nan, sd=np.nan, low=np.nan, high=np.nan, p=np.nan)
     sd = d.std(ddof=1); se = sd*np.sqrt(1/J + n_test/n_train)
-    wide = stats.t.ppf(.975, J-1)*se
-    p = 2*stats.t.sf(abs(d.mean())/se, J-1) if se > 0 else float(d.mean() == 0)
-    return dict(mean=float(d.mean()), sd=float(sd), low=float(d.mean()-wide), high=float(d.mean()+wide), p=float(p))
+    wide = max(stats.t.ppf(.975, J-1)*se, stats.norm.ppf(.975)*floor)
+    ps = [2*stats.t.sf(abs(d.mean())/se, J-1) if se > 0 else float(d.mean() == 0), 2*stats.norm.sf(abs(d.mean())/floor) if floor > 0 else 0.]
+    return dict(mean=float(d.mean()), sd=float(sd), low=float(d.mean()-wide), high=float(d.mean()+wide), p=float(max(ps)))
 
 def holm(p)->np.ndarray: # [n] adjusted; nan stays nan and does not count
     "Holm's step-down correction over a family of tests"
