@@ -116,6 +116,9 @@ def _reproduce_options(e):
     a('--cohort', metavar='C', help='cohort for a table that takes one, as hubs, probe, fewshot')
     a('--data', metavar='F', help='manifest of the real cohort, or a folder of records; without it: its simulated twin')
     a('--checkpoint', metavar='C', help='weights to judge; default: the demonstration at its budget, or what the scale trains')
+    a('--pretrain', metavar='F', help='manifest or records to pretrain the baselines on (default: simulated people, as many as ours saw at that scale)')
+    a('--how', choices=('random','loso'), help='6:2:2 splits by site and label, or one site left out, each in turn (tables of one cohort)')
+    a('--images', metavar='F', help='weights of a ViT trained on photographs (.safetensors, keys as in timm), for the rows of chapter 78')
     a('--scale', default='smoke', metavar='NAME', help='smoke (minutes on a laptop), small (a night) or paper (default: %(default)s)')
     a('--out', metavar='DIR', help='folder for tables, figures and index.html (default: reports/ of the checkout)')
     a('--jobs', type=int, default=2, metavar='N', help='tables at a time (default: %(default)s)')
@@ -231,7 +234,7 @@ def reproduce(args)->dict:
     if args.list:
         for k,(chapter,p) in TARGETS.items(): print(f'{k:12} {chapter}' + (f' ({p["cohort"]})' if p else ''))
         return {}
-    r = reproduce(() if args.names == ['all'] else args.names, args.scale, args.cohort, args.data, args.checkpoint, args.out, args.jobs, lambda s: print(s, file=sys.stderr, flush=True))
+    r = reproduce(() if args.names == ['all'] else args.names, args.scale, args.cohort, args.data, args.checkpoint, args.pretrain, args.how, args.images, args.out, args.jobs, lambda s: print(s, file=sys.stderr, flush=True))
     return dict(index=r['index']) | (dict(exit=3) if r['failed'] else {})
 
 # %% ../nbs/90_app.ipynb #90-023

@@ -15,10 +15,10 @@ from brainharmonix.core import BadInput
 
 class Known(System):
     "Says what it is told, for tests of what comes after"
-    def __init__(self, right): self.right = right; self.config = dict(right=right)
-    def fit(self, train, val, seed): self.people, self.C = train.people, train.classes_n; self.rng = np.random.default_rng(seed); return self
+    def __init__(self, right, people=None): self.right, self.people = right, people; self.config = dict(right=right)
+    def fit(self, train, val, seed): self.C = train.classes_n; self.rng = np.random.default_rng(seed); return self
     def predict(self, v):
-        y = self.people.y[v.rows]; guess = np.where(self.rng.random(len(y)) < self.right, y, 1-y)
+        y = (self.people.y if self.people is not None else np.arange(400) % 2)[v.rows]; guess = np.where(self.rng.random(len(y)) < self.right, y, 1-y)
         return np.eye(self.C)[guess]*.8 + .1
 
 # ---- metrics
@@ -31,7 +31,7 @@ def test_metrics_are_those_of_whole_test_sets(C):
 
 def test_one_class_in_a_test_set_has_no_auc():
     s = scores('binary', np.tile([.3, .7], (5, 1)), np.ones(5, int))
-    assert np.isnan(s['auc']) and s['recall_1'] == 1 and np.isnan(s['recall_0']) and s['balanced_accuracy'] == 1
+    assert np.isnan(s['auc']) and s['recall_1'] == 1 and np.isnan(s['recall_0']) and np.isnan(s['balanced_accuracy'])
 
 def test_holm_against_the_definition():
     p = np.array([.001, .02, .03, .04, .5]); n = len(p)
@@ -53,7 +53,7 @@ def test_labels_of_a_test_view_are_absent():
     p = toy_people(40); o = enter(p, dict(peeks=lambda: Peeks(1)), Protocol(splits=2))
     assert scores('binary', o.runs['peeks']['seed-0']['p'], p.y[o.splits['seed-0']['test']])['accuracy'] <= .6
     v = p.view([0, 1], labels=False)
-    assert v.y is None and v.take([0]).y is None and (v+p.view([2])).y is None and not {'label','score','y'} & set(v.table)
+    assert not hasattr(v.people, 'y') and not hasattr(p.view([0]).people, 'y') and v.y is None and v.take([0]).y is None and (v+p.view([2])).y is None and not {'label','score','y'} & set(v.table)
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_changed_test_labels_change_no_prediction(kind): assert guarded(lambda: Linear(['edges','t1_blocks']), toy_people(60, kind)) == dict(labels=0., others=0.)
@@ -94,8 +94,8 @@ def test_test_subjects_in_the_pretraining_are_refused_and_the_rest_goes_on():
 
 def test_splits_never_share_a_subject():
     m = toy_people(60); who = np.repeat(m.table.subject.to_numpy()[:30], 2)
-    p = People('twice', m.table.assign(subject=who), np.repeat(m.y[:30], 2), 'binary', m.scans)
-    for how in ('random','loso') if p.table.groupby('subject').site.nunique().max() == 1 else ('random',):
+    p = People('twice', m.table.assign(subject=who, site=np.repeat(m.table.site.to_numpy()[:30], 2)), np.repeat(m.y[:30], 2), 'binary', m.scans)
+    for how in ('random','loso'):
         for s in splits_of(p, Protocol(how, 3)).values():
             ids = [set(p.table.subject[s[k]]) for k in ('train','val','test')]
             assert not ids[0]&ids[1] and not ids[0]&ids[2] and not ids[1]&ids[2] and sum(map(len, s.values())) == len(p)
@@ -124,6 +124,34 @@ def test_results_of_other_people_are_not_taken(tmp_path):
     enter(toy_people(40, seed=1), dict(a=lambda: Known(1.)), Protocol(splits=2), tmp_path); enter(toy_people(40), dict(a=lambda: Known(.5)), Protocol(splits=2), tmp_path)
     assert len(list(tmp_path.rglob('*.json'))) == 3*n
 
+def test_results_of_other_scans_or_other_code_are_not_taken(tmp_path, monkeypatch):
+    said = lambda **kw: standings(enter(toy_people(40, **kw), dict(a=lambda: Linear('edges')), Protocol(splits=2), tmp_path), 'a', 2).balanced_accuracy[0]
+    assert said() > .9 and said(signal=0.) < .8
+    n = len(list(tmp_path.rglob('*.json'))); monkeypatch.setattr(arena, 'source', lambda *a: 'other'); said()
+    assert len(list(tmp_path.rglob('*.json'))) > n
+
+def test_a_system_that_breaks_does_not_take_the_table_with_it():
+    class Breaks(Known):
+        def fit(self, *a): raise np.linalg.LinAlgError('SVD did not converge')
+    o = enter(toy_people(40), dict(breaks=lambda: Breaks(1.), fine=lambda: Known(1.)), Protocol(splits=2))
+    assert set(o.runs) == {'fine'} and 'LinAlgError (SVD did not converge)' in o.failed['breaks']
+
+def test_a_constant_answer_is_worth_one_half_however_small_the_test_part():
+    class Constant(Known):
+        def predict(self, v): return np.tile([.9, .1], (len(v), 1))
+    p = toy_people(40); q = People('few', p.table, (np.arange(40) < 6).astype(int), 'binary', p.scans)
+    r = standings(enter(q, dict(a=lambda: Constant(1.)), Protocol(splits=3)), 'a').iloc[0]
+    assert r.balanced_accuracy == r.low == r.high == .5
+
+def test_one_site_left_out_is_scored_on_all_sites_together():
+    p = toy_people(60, 'regression'); m = p.table.assign(site=[f'{k//3}' for k in range(60)]); q = People('many sites', m, p.y, 'regression', p.scans)
+    class Mean(Known):
+        def fit(self, train, val, seed): self.m = train.y.mean(); return self
+        def predict(self, v): return np.full(len(v), self.m)
+    t = standings(enter(q, dict(a=lambda: Mean(1.), b=lambda: Linear('edges')), Protocol('loso')), 'a').set_index('system')
+    assert -.2 < t.r2['a'] < .05 and t.r2['b'] > .5 and t.gain_low['b'] > 0 and np.isnan(t.sd['a'])
+    y = (np.arange(60) < 3).astype(int); refused(lambda: splits_of(People('x', m, y, 'binary', p.scans), Protocol('loso')), 'lacks a class')
+
 def test_a_system_that_returns_nonsense_is_listed():
     class Odd(Known):
         def predict(self, v): return np.ones(len(v))
@@ -142,7 +170,7 @@ def test_splits_that_agree_by_luck_prove_nothing():
     "Differences of two small splits can be equal; the bootstrap over subjects keeps the interval open"
     p = toy_people(40)
     class Fixed(Known):
-        def predict(self, v): y = self.people.y[v.rows].copy(); y[:int(self.right)] = 1-y[:int(self.right)]; return np.eye(2)[y]*.8+.1
+        def predict(self, v): y = (np.arange(400) % 2)[v.rows]; y[:int(self.right)] = 1-y[:int(self.right)]; return np.eye(2)[y]*.8+.1
     t = standings(enter(p, {'FC + logistic regression':lambda: Fixed(3), 'one better':lambda: Fixed(2)}, Protocol(splits=2))).set_index('system').loc['one better']
     assert t.gain > 0 and t.gain_low < 0 < t.gain_high and t.p_holm > .05
 
@@ -157,7 +185,7 @@ def test_intervals_cover(n=60):
 def test_bad_cohorts():
     m = toy_people(30).table; y = np.arange(30) % 2; make = lambda **kw: People('x', **dict(dict(table=m, y=y, kind='binary', scans=None) | kw))
     refused(lambda: make(y=np.zeros(30)), 'one class'); refused(lambda: make(y=np.where(y, np.nan, 0)), '15 sessions without a label', 'toy-001')
-    refused(lambda: make(y=np.arange(30), kind='multiclass'), 'looks like an id'); refused(lambda: make(table=m.assign(subject=np.arange(30)), y=np.arange(30), kind='regression'), 'subject ids as the score')
+    refused(lambda: make(y=np.arange(30), kind='multiclass'), 'looks like an id'); [refused(lambda ids=ids: make(table=m.assign(subject=ids), y=np.arange(30), kind='regression'), 'subject ids as the score') for ids in (np.arange(30), [f'sub-{k:03d}' for k in range(30)])]
     refused(lambda: make(y=np.ones(30), kind='regression'), 'one score'); refused(lambda: make(y=y[:9]), '30 sessions and 9 labels'); refused(lambda: make(y=np.arange(30) % 3), "use kind 'multiclass'")
     refused(lambda: make(table=m.drop(columns='subject')), 'no column subject'); refused(lambda: splits_of(make(table=m.assign(site=['lone']+['A']*29)), Protocol('loso')), 'one subject at site lone')
     refused(lambda: splits_of(make(y=(np.arange(30) < 2).astype(int)), Protocol()), 'too few subjects')

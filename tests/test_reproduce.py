@@ -40,7 +40,7 @@ def test_a_table_says_what_made_it_and_of_whom(tmp_path, monkeypatch):
     t, o, paths = rank('toy', toy_people(60), {'FC + logistic regression':lambda: Linear('edges'), 'T1':lambda: Linear('t1_blocks')}, Scale.smoke(), ['T1'], out=tmp_path)
     back, head = read_table(paths['csv'])
     assert {'data','commit','version','manifest','config','seeds','device'} <= set(head) and head['data'] == 'simulated' and all('simulated' in p.name for p in paths.values())
-    assert list(back.system) == list(t.system) and '(simulated data)' in paths['md'].read_text().partition('\n')[0] and 'over 2 splits' in paths['md'].read_text()
+    assert list(back.system) == list(t.system) and '(simulated data)' in paths['md'].read_text().partition('\n')[0] and f'over {Scale.smoke().splits} splits' in paths['md'].read_text()
     p = toy_people(60); p.data, p.bayes = 'real', None
     *_, paths = rank('toy', p, {'FC + logistic regression':lambda: Linear('edges')}, Scale.smoke(), [], out=tmp_path)
     assert all('simulated' not in f.name for f in paths.values()) and '(real data)' in paths['md'].read_text()
@@ -48,6 +48,7 @@ def test_a_table_says_what_made_it_and_of_whom(tmp_path, monkeypatch):
 def test_kept_tables_say_simulated_and_have_their_header():
     "What git holds of tables: a header line, and the word in name and title where it belongs"
     files = sorted((root()/'reports'/'tables').glob('*.csv'))
+    assert files
     for f in files:
         t, head = read_table(f); assert len(t) and {'data','commit','config'} <= set(head), f.name
         assert (head['data'] == 'simulated') == f.stem.endswith('-simulated'), f.name
@@ -69,26 +70,41 @@ def little(tmp_path, monkeypatch):
     (tmp_path/'settings.ini').write_text(''); monkeypatch.setattr(rep, 'root', lambda: tmp_path)
     start = 'name = ""\nscale = "smoke"\nout = None\ncohort = "abide1"\ndata = None\ncheckpoint = None'
     body = dict(fine='import pandas as pd\nfrom brainharmonix.bench.tables import write\nopen(out+"/ran","a").write("x")\nwrite(name, pd.DataFrame(dict(system=["a"], auc=[.5])), dict(data="simulated"), "T", out=out)',
-                told='from brainharmonix.core import refuse\nrefuse("scans", "are gone", "bring them back")', broken='1/0', silent='pass')
+                told='from brainharmonix.core import refuse\nrefuse("scans", "are gone", "bring them back")', broken='1/0', silent='pass', absent='from brainharmonix.bench.tables import skip\nskip(name, "no samples here")')
     for k,v in body.items(): nbformat.write(new_notebook(cells=[new_code_cell(start, metadata=dict(tags=['parameters'])), new_code_cell(v)], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python'))), tmp_path/'nbs'/f'8_{k}.ipynb')
     monkeypatch.setattr(rep, 'TARGETS', {k:(f'8_{k}', {}) for k in body})
     return tmp_path
 
 def test_one_that_fails_does_not_stop_the_others_and_finished_ones_are_kept(little):
     run = lambda *names: reproduce(names, out=little/'reports', jobs=1)
-    (little/'reports').mkdir(exist_ok=True); r = run('told','broken','silent','fine')
-    assert set(r['done']) == {'fine-smoke'} and r['failed']['told-smoke'] == 'scans: are gone; bring them back.' and 'ZeroDivisionError' in r['failed']['broken-smoke'] and 'wrote no table' in r['failed']['silent-smoke']
+    (little/'reports').mkdir(exist_ok=True); (little/'reports'/'tables').mkdir(exist_ok=True); (little/'reports'/'tables'/'silent-smoke-simulated.csv').write_text('old'); r = run('told','broken','silent','absent','fine')
+    assert set(r['done']) == {'fine-smoke'} and r['failed']['told-smoke'] == 'scans: are gone; bring them back.' and 'ZeroDivisionError' in r['failed']['broken-smoke'] and 'wrote no table' in r['failed']['silent-smoke'] and r['skipped'] == {'absent-smoke':'no samples here'}
     assert run('fine')['kept'] and (little/'reports'/'ran').read_text() == 'x'
     (little/'reports'/'tables'/'fine-smoke-simulated.csv').unlink(); assert run('fine')['done'] and (little/'reports'/'ran').read_text() == 'xx'
     assert reproduce(('fine',), scale='small', out=little/'reports', jobs=1)['done']  # other parameters, other result
     assert 'fine-smoke-simulated' in r['index'].read_text() and (little/'reports'/'tables'/'fine-small-simulated.csv').exists()
+
+def test_other_data_at_the_same_path_is_another_table(little):
+    f = little/'cohort.csv'; (little/'reports').mkdir(exist_ok=True); run = lambda: reproduce(('fine',), data=str(f), out=little/'reports', jobs=1)
+    f.write_text('subject\na\n'); assert run()['done']; assert run()['kept']
+    f.write_text('subject\nb\n'); assert run()['done']
+
+def test_baselines_without_fair_pretraining_have_an_empty_row():
+    "On real people, or beside other weights, the re-implemented models are asked for what ours learned from"
+    from types import SimpleNamespace
+    from brainharmonix.bench.field import Absent, fair, field
+    from brainharmonix.bench.tables import hashes_of, scale_of
+    s, p = scale_of('smoke'), toy_people(40); model = lambda *h: SimpleNamespace(passport=SimpleNamespace(subject_hashes=h, cohorts=()))
+    assert fair(p, s, model(*hashes_of(s)), None) and not fair(p, s, model(), None) and fair(p, s, model(), 'records')
+    p.data = 'real'; assert not fair(p, s, model(*hashes_of(s)), None)
+    refused(lambda: Absent('a model was not pretrained for these people; give --pretrain.').fit(None, None, 0), '--pretrain')
 
 def test_names_that_do_not_exist():
     refused(lambda: targets(['table1']), 'table1', 'abide1'); refused(lambda: reproduce(['hubs'], cohort='ukb'), 'ukb'); refused(lambda: reproduce(['abide1'], scale='huge'), 'huge')
     refused(lambda: reproduce(['abide1'], data='/nowhere/x.csv'), 'is not there'); refused(lambda: reproduce([], data='x'), 'one table'); refused(lambda: targets(['adni'], 'ppmi'), 'one cohort')
 
 def test_the_command_lists_and_refuses(capsys):
-    assert main(['reproduce','--list']) == 0 and all(k in capsys.readouterr().out for k in TARGETS)
+    assert main(['reproduce','--list']) == 0; said = capsys.readouterr().out; assert all(k in said for k in TARGETS)
     assert main(['reproduce','table1']) == 2 and 'knows no table table1' in capsys.readouterr().err
 
 def test_index_shows_every_table_and_figure(tmp_path):

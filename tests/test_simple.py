@@ -20,7 +20,7 @@ from brainharmonix.bench.simple import Confounds, Encoder, Majority, SitePrior, 
 KINDS = 'binary', 'multiclass', 'regression'
 FC, T1 = partial(Linear, 'edges'), partial(Linear, 't1_blocks')
 FUSE = partial(LateFusion, FC, T1)
-everybody = lambda view: view.people.view(np.arange(len(view.people)))  # what no honest system asks for
+def everybody(view): p = view.people.part.__closure__[0].cell_contents; return p.view(np.arange(len(p)))  # breaks in: a view has no way to all people
 
 def thirds(p):
     r = next(iter(splits_of(p, Protocol(splits=1)).values()))

@@ -11,6 +11,7 @@ __all__ = ['PENALTIES', 'READ', 'NAMES', 'GAIN', 'CHANGES', 'HEADS', 'hats', 'sh
            'icc_figure', 'change_figure', 'shown', 'audit']
 
 # %% ../../nbs/76_bench.audit.ipynb #76-003
+from uuid import uuid4
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -372,7 +373,7 @@ def robustness(sets:dict,         # name -> Part, name of a part of the arena, o
     "What changes of the scans do to features, and to what is read from them"
     rows = np.arange(len(people)) if rows is None else np.asarray(rows)
     if len(rows) < 3: refuse('robustness', f'has {len(rows)} sessions', 'give three or more')
-    sets = {k:p if isinstance(p, Part) else PARTS[p] if isinstance(p, str) and p in PARTS else Part(k, p, ()) if callable(p) else refuse('robustness', f'knows no part {p!r}', f'use {", ".join(PARTS)} or a Part') for k,p in sets.items()}
+    sets = {k:p if isinstance(p, Part) else PARTS[p] if isinstance(p, str) and p in PARTS else Part(f'{k} {uuid4()}', p, ()) if callable(p) else refuse('robustness', f'knows no part {p!r}', f'use {", ".join(PARTS)} or a Part') for k,p in sets.items()}
     X = {k:np.stack([np.asarray(people.part(p, int(i)), float).ravel() for i in rows]) for k,p in sets.items()}; scans = [people.scans(int(i)) for i in rows]
     who, y, out = people.table.subject.to_numpy()[rows], people.y[rows], []; stranger = who[:,None] != who; W = subject_weights(who, boots, seed)
     far = {k:float(np.median(cdist(x, x)[stranger])) for k,x in X.items()}

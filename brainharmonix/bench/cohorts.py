@@ -95,8 +95,8 @@ def simulated(name:str,
     table = pd.DataFrame(dict(subject=m.subject, session=m.session, site=[t.sites[k] for k in q.site], scanner=[t.sites[k] for k in q.site], age=(t.age[0] + t.age[1]*(.3*z + .95*e[1])).round(1), sex=np.where(e[2] > 0, 'F', 'M'),
                               mean_fd=np.exp(-2 + .4*(.3*z + .95*e[3])).round(4), tr=m.tr, frames=m.frames))
     def scans(i): b, tr = cohort_.bold(i); return Bold(b, tr, names=cohort_.names, order=cohort_.order, source=f'{name} {m.subject[i]}'), cohort_.t1(i)
-    note = f'Simulated twin of {c.title}: {n} of {t.people} people at {sites} of {len(twin(name).sites)} sites, {minutes or t.minutes:.3g} minutes of BOLD. Known: {t.source}. Assumed: {t.assumed}. Age and motion are related to the label through what can be known of it; the scans hold no motion.'
-    p = People(name, table, y, kind, scans, tuple(order), 'simulated', best(cfg, t.shares, 10.), note, f'twin of {short(name)}')
+    note = f'Simulated twin of {c.title}: {n} of {t.people} people at {sites} of {len(twin(name).sites)} sites, {minutes or t.minutes:.3g} minutes of BOLD. Known: {t.source}. Assumed: {t.assumed}. Age and motion are related to the label through what can be known of it; the scans hold no motion. Sites of one number have the same scanner effects in all simulated cohorts, that of pretraining too.'
+    p = People(name, table, y, kind, scans, tuple(order), 'simulated', best(cfg, t.shares, 10.), note, f'twin of {short(name)}', cfg.hash())
     p.sim = cohort_
     return p
 

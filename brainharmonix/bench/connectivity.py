@@ -17,7 +17,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from ..core import refuse
 from ..cohort import kfold
 from ..preprocess.qc import zscore
-from .arena import Part, System, log_loss_to
+from .arena import Part, System, as_shares
 from .probe import Linear
 from .simple import Encoder, confounds_of
 
@@ -115,7 +115,7 @@ class KernelRidge(System):
     def sides(self, s, t): return np.concatenate([t-s, s-t], 1) if self.kind == 'binary' else s # [n,C]
     def predict(self, test):
         s = self.x(test)@self.X.T@self.alpha + self.b
-        return s[:,0] if self.kind == 'regression' else log_loss_to(softmax(self.slope*self.sides(s, self.threshold), 1))
+        return s[:,0] if self.kind == 'regression' else as_shares(softmax(self.slope*self.sides(s, self.threshold), 1))
     def size(self): return self.alpha.size + self.b.size # dual weights, one per training row
 
 # %% ../../nbs/72a_bench.connectivity.ipynb #72a-019

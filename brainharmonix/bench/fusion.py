@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from ..core import refuse
 from ..preprocess.atlas import nearest_labels
 from ..preprocess.t1 import t1_grid
-from .arena import FC_ROW, Part, System, log_loss_to
+from .arena import FC_ROW, Part, System, as_shares
 from .metrics import MAIN, check_kind, scores
 from .probe import Linear, Span, fit
 from .simple import Confounds, Majority, SitePrior, inner_folds, ridge_classifier, svm
@@ -47,12 +47,12 @@ class LateFusion(System):
     def says(self, fitted, view)->np.ndarray: # [n,members] predictions; [n,members*C] log probabilities, or log odds for two classes
         p = [np.asarray(m.predict(view)) for m in fitted]
         if self.kind == 'regression': return np.stack(p, 1)
-        p = [np.log(log_loss_to(q)) for q in p]
+        p = [np.log(as_shares(q)) for q in p]
         return np.concatenate([q[:,1:]-q[:,:1] if self.kind == 'binary' else q-q.mean(1, keepdims=True) for q in p], 1)
     def fit(self, train, val, seed):
         both = train+val; self.kind, self.classes, who = both.kind, both.classes_n, both.table.subject.to_numpy(); none = both.take(np.arange(0)); Z = None
         for a,b in inner_folds(both.y, who, self.kind, seed, self.folds):
-            z = self.says([f().fit(both.take(a), none, seed) for f in self.members], both.people.view(both.rows[b], labels=False))
+            z = self.says([f().fit(both.take(a), none, seed) for f in self.members], both.take(b, labels=False))
             if Z is None: Z = np.zeros((len(both), z.shape[1]))
             Z[b] = z
         self.fitted, self.span = [f().fit(both, none, seed) for f in self.members], Span(Z)
@@ -62,7 +62,7 @@ class LateFusion(System):
         Z = self.span(self.says(self.fitted, test))
         if self.kind == 'regression': return self.model.predict(Z)
         p = np.zeros((len(Z), self.classes)); p[:,self.model.classes_.astype(int)] = self.model.predict_proba(Z)
-        return log_loss_to(p)
+        return as_shares(p)
     def size(self): return sum(m.size() for m in self.fitted) + (self.span.a.shape[1]+1)*(self.classes if self.kind == 'multiclass' else 1)
 
 # %% ../../nbs/72b_bench.fusion.ipynb #72b-015

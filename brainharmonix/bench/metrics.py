@@ -37,7 +37,7 @@ def scores(kind:str,
         mcc = sk.matthews_corrcoef(y, guess)
         area = np.nan if not both else sk.roc_auc_score(y, p[:,1]) if C == 2 else sk.roc_auc_score(y, p/p.sum(1, keepdims=True), multi_class='ovr', labels=classes)
     ece = float(multiclass_calibration_error(torch.tensor(p), torch.tensor(y).long(), num_classes=C, n_bins=10))
-    return dict(balanced_accuracy=float(np.nanmean(recall)), accuracy=sk.accuracy_score(y, guess), auc=area, mcc=mcc, f1_macro=f1('macro'), f1_weighted=f1('weighted'),
+    return dict(balanced_accuracy=float(np.mean(recall)), accuracy=sk.accuracy_score(y, guess), auc=area, mcc=mcc, f1_macro=f1('macro'), f1_weighted=f1('weighted'),
                 **(dict(f1=f1(None)[1], brier=sk.brier_score_loss(y, p[:,1])) if C == 2 else {}), calibration_error=ece, **{f'recall_{k}':v for k,v in enumerate(recall)})
 
 def _r(f, p, y): return f(p, y).statistic if len(y) > 2 and np.std(p) > 1e-12 and np.std(y) > 0 else np.nan  # a constant prediction has no correlation, which is not zero
@@ -68,7 +68,7 @@ def label_scores(P, y, fold,  # [N,C], [N] class number, [N]
     aucs = [auc(P[:,c], y == c, fold, W) for c in (range(C) if C > 2 else [1])]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # a fold or bootstrap with one class has no AUC: nan
-        balanced, area = np.nanmean(recall, 1), np.nanmean(aucs, 0)
+        balanced, area = recall.mean(1), np.nanmean(aucs, 0)  # without one of the classes there is no balanced accuracy: nan
     return dict(balanced_accuracy=balanced, accuracy=hit.sum(1)/n, auc=area, mcc=np.nan_to_num(mcc)) | {f'recall_{c}':recall[:,c] for c in range(C)}
 
 def score_scores(p, y, fold, W)->dict:

@@ -10,19 +10,19 @@ __all__ = ['NORMS', 'MODES', 'Recipe', 'batch_of', 'main_score', 'Fitted', 'rows
 
 # %% ../../nbs/71a_bench.readouts.ipynb #71a-003
 import copy, math
+from pathlib import Path
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import BadInput, Config, progress, refuse
-from ..cohort import check_leakage
 from ..model.blocks import Packed, run, sample_of
 from ..model.harmonizer import Harmonizer
 from ..train.harmonizer import together
 from ..train.latents import weights_hash
 from ..train.optim import cosine, groups
 from .metrics import MAIN, label_scores, score_scores, scores
-from .arena import People, Protocol, System, log_loss_to, memory, splits_of
+from .arena import FAULTS, People, Protocol, System, as_shares, asked, fault_of, memory, splits_of
 
 # %% ../../nbs/71a_bench.readouts.ipynb #71a-007
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Fitted:
         return torch.cat([self.module(_to(batch_of(inputs, at), dev)).float().cpu() for at in torch.arange(rows_of(inputs)).split(batch)])
     def predict(self, inputs)->np.ndarray: # [N,C] probabilities, or [N]
         z = self.out(inputs).double().numpy()
-        return z[:,0]*self.sd + self.mu if self.kind == 'regression' else log_loss_to(np.exp(z-z.max(1, keepdims=True)))
+        return z[:,0]*self.sd + self.mu if self.kind == 'regression' else as_shares(np.exp(z-z.max(1, keepdims=True)))
     def size(self)->int: return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
 
 def rows_of(inputs)->int: return rows_of(inputs[0]) if isinstance(inputs, tuple) else len(inputs)
@@ -337,24 +337,22 @@ def few_shot(people:People,
              shots=(5, 10, 20, 50, 100),
              seeds=range(3),          # of the split and of the draw
              protocol:Protocol=Protocol(),
+             out=None,                # folder of results; kept ones are not computed again
             )->pd.DataFrame:          # system, shots, seed, n (labelled subjects), metrics, note
     "Scores on the same test part by the number of labelled subjects; `attrs['stopped']` says where a curve ends, and why"
-    makes, out = make if isinstance(make, dict) else dict(it=make), []
+    makes, rows = make if isinstance(make, dict) else dict(it=make), []
     if min(shots) < 2: refuse('few_shot', f'has {min(shots)} subjects of a class', 'use 2 or more: one is to choose on')
     for seed in progress(list(seeds), 'few-shot'):
-        s = next(iter(splits_of(people, replace(protocol, splits=1, seed=int(seed))).values())); test = people.view(s['test'], labels=False)
+        s = next(iter(splits_of(people, replace(protocol, splits=1, seed=int(seed))).values()))
         for k in sorted(shots):
             a, b, gone = shots_of(people, s['train'], k, seed)
             for name,m in makes.items():
                 row = dict(system=name, shots=k, seed=int(seed), n=0, note=gone)
                 if not gone:
-                    try:
-                        sys = m()
-                        if len(sys.seen) or len(sys.hashes): check_leakage(list(sys.seen), people.table, sys.hashes)
-                        row |= dict(n=int(people.table.subject.iloc[np.r_[a, b]].nunique())) | scores(people.kind, sys.fit(people.view(a), people.view(b), int(seed)).predict(test), people.y[s['test']])
-                    except BadInput as e: row['note'] = str(e)
-                out.append(row)
-    t = pd.DataFrame(out); t.attrs = dict(kind=people.kind, main=MAIN[people.kind], data=people.data, title=people.title, stopped=sorted({f'{r.system}, {r.shots} shots, seed {r.seed}: {r.note}' for r in t.itertuples() if r.note}))
+                    try: row |= dict(n=int(people.table.subject.iloc[np.r_[a, b]].nunique())) | scores(people.kind, asked(people, name, m, dict(train=a, val=b, test=s['test']), f'seed-{seed}-{k}', int(seed), out and Path(out)/f'fewshot-{people.name}-{people.of}')['p'], people.y[s['test']])
+                    except FAULTS as e: row['note'] = fault_of(name, e)
+                rows.append(row)
+    t = pd.DataFrame(rows); t.attrs = dict(kind=people.kind, main=MAIN[people.kind], data=people.data, title=people.title, stopped=sorted({f'{r.system}, {r.shots} shots, seed {r.seed}: {r.note}' for r in t.itertuples() if r.note}))
     return t
 
 # %% ../../nbs/71a_bench.readouts.ipynb #71a-034

@@ -60,6 +60,10 @@ def read_run(path, folder='.', r=None, **kw)->Bold: # file or `a.npz#key`, its m
         with np.load(p, allow_pickle=False) as z: return z[key]
     return take(at, opened(at, array), {}, **own, **{'clean':'asis'} | kw)
 
+def _stamp(path, folder): # which content: size and time of its files
+    at = locate(path, folder)[0]
+    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else str(f) for f in (at if isinstance(at, tuple) else (at,))]
+
 def _read(r, folder, bold, t1): # Bold or None, T1 or None
     b, t = (r[k] if k in r and isinstance(r[k], str) else None for k in ('bold','t1'))
     return b and read_run(b, folder, r, **bold), None if t is None else read_t1(locate(t, folder)[0], **t1).x
@@ -91,7 +95,7 @@ def people_of(name:str,          # cohort (chapter 01a), or path of a cohort fil
     ok = m[why == ''].reset_index(drop=True); y = y[why == ''].to_numpy()
     if not len(ok): refuse(name, f'has no session that can be used: {left.reason.iloc[-1].partition(";")[0]}', 'see its manifest')
     if kind != 'regression' and (absent := [c for k,c in enumerate(classes) if not (y == k).any()]) and len(classes)-len(absent) > 1: refuse(name, f'has nobody of the class {absent[0]}', 'add people, or use another task')
-    p = People(cohort(name).name, ok[[c for c in KEPT if c in ok]], y, kind, lambda i: _read(ok.iloc[int(i)], folder, bold, t1), classes, 'real', note=note, title=title or cohort(name).title)
+    p = People(cohort(name).name, ok[[c for c in KEPT if c in ok]], y, kind, lambda i: _read(ok.iloc[int(i)], folder, bold, t1), classes, 'real', note=note, title=title or cohort(name).title, scans_id=digest([_stamp(r[k], folder) for r in ok.to_dict('records') for k in ('bold','t1','confounds') if isinstance(r.get(k), str)], repr(sorted(bold.items())), repr(sorted(t1.items())))[:16])
     p.provenance = dict(cohort=p.name, task=y_name(task, column, name), kind=kind, manifest=digest(p.table.astype(str).to_csv(), p.y.tolist())[:16], left=len(left)) | summary(ok)
     return p, left
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pandas as pd, yaml
 from joblib import Parallel, delayed
 import brainharmonix
-from ..core import BadInput, atomic, digest, progress, refuse
+from ..core import BadInput, atomic, digest, refuse, sample, sha256
+from ..embed import demo_checkpoint
+from .arena import source
 from .cohorts import TWINS, short
 from .tables import marked, runs, scale_of
 
@@ -106,23 +108,29 @@ def targets(names=(),         # all where none is given
 
 def _state(chapter, params)->str: # what a result hangs on: the package, the chapter without its outputs, the parameters
     cells = json.loads((root()/'nbs'/f'{chapter}.ipynb').read_text())['cells']
-    return digest([p.read_text() for p in sorted(Path(brainharmonix.__file__).parent.rglob('*.py'))], [''.join(c['source']) for c in cells], params)
+    return digest(source(), [''.join(c['source']) for c in cells], {k:_content(v) if k in ('data','pretrain','images','checkpoint') else v for k,v in params.items()}, _content(sample()) if chapter.startswith('88') else '', _content(demo_checkpoint()))
 
-def _made(name, out): return sorted(str(p.relative_to(out)) for d in ('tables','figures') for p in (Path(out)/d).glob(f'{name}*') if re.fullmatch(rf'{re.escape(name)}(-simulated|--.*)?', p.stem))
+def _content(path): # of a file, or the names, sizes and times in a folder
+    p = Path(path) if path is not None else None
+    if p is None or not p.exists(): return str(path)
+    return sha256(p) if p.is_file() else [(str(f.relative_to(p)), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(p.rglob('*')) if f.is_file()]
+
+def _made(name, out, since): return sorted(str(p.relative_to(out)) for d in ('tables','figures','audit') for p in (Path(out)/d).glob(f'{name}*') if re.fullmatch(rf'{re.escape(name)}(-simulated|--.*)?', p.stem) and p.stat().st_mtime > since)
 
 def _one(name, chapter, params, out)->dict:
     folder = runs()/'reproduce'; stamp = folder/f'{name}.json'; state = _state(chapter, params)
     try: old = json.loads(stamp.read_text())
     except (OSError, ValueError): old = {}
     if old.get('state') == state and old.get('made') and all((Path(out)/f).exists() for f in old['made']): return dict(name=name, kept=True, seconds=old['seconds'])
-    start = time.time(); copy = folder/f'{name}.ipynb'
+    start = time.time(); copy, skipped = folder/f'{name}.ipynb', folder/f'{name}.skipped'; skipped.unlink(missing_ok=True)
     for k in ('OMP_NUM_THREADS','MKL_NUM_THREADS'): os.environ.setdefault(k, '1')
     try: run_notebook(root()/'nbs'/f'{chapter}.ipynb', copy, name=name, **params)
     except BadInput as e: return dict(name=name, fault=str(e))
     except Exception as e: # papermill's, of the cell that stopped
         said = getattr(e, 'evalue', None) or str(e).splitlines()[0]
         return dict(name=name, fault=said if getattr(e, 'ename', '') == 'BadInput' else f'{name}: its chapter stopped ({getattr(e, "ename", type(e).__name__)}: {said[:200]}); see {copy}')
-    made = _made(name, out); d = dict(state=state, seconds=round(time.time()-start, 1), made=made)
+    if skipped.exists(): return dict(name=name, skipped=skipped.read_text())
+    made = _made(name, out, start-2); d = dict(state=state, seconds=round(time.time()-start, 1), made=made)
     if not made: return dict(name=name, fault=f'{name}: its chapter wrote no table; see {copy}.')
     with atomic(stamp) as tmp: tmp.write_text(json.dumps(d))
     return dict(name=name, seconds=d['seconds'])
@@ -131,21 +139,27 @@ def reproduce(names=(),           # of TARGETS; all where none is given
               scale:str='smoke',
               cohort:str=None, data:str=None,  # another cohort; manifest or records of the real one
               checkpoint:str=None,             # weights of ours
+              pretrain:str=None,               # manifest or records on which the baselines are pretrained; what ours saw, where these are real
+              how:str=None,                    # 'loso': one site out, each in turn
+              images:str=None,                 # weights of a ViT trained on photographs (.safetensors)
               out=None,           # reports folder; reports/ of the checkout where not given
               jobs:int=2,
               say=lambda s: None,
-             )->dict:             # done, kept: name -> seconds; failed: name -> sentence; index
+             )->dict:             # done, kept: name -> seconds; skipped, failed: name -> sentence; index
     "Build tables and figures, and the page that shows them"
     scale_of(scale); todo = targets(names, cohort); out = Path(out or root()/'reports').resolve()
     if data and len(todo) != 1: refuse('--data', 'goes with one table', 'name the table of that cohort')
-    if data and not Path(data).exists(): refuse(data, 'is not there', 'give a manifest or a folder of records')
+    here = {k:v for k,v in dict(data=data, pretrain=pretrain, images=images).items() if v}
+    if gone := next((v for v in here.values() if not Path(v).exists()), None): refuse(gone, 'is not there', 'give a file, or a folder of records')
+    if how not in (None, 'random', 'loso'): refuse('reproduce', f'knows no protocol {how!r}', "use 'random' or 'loso'")
     out.mkdir(parents=True, exist_ok=True)
-    if checkpoint and Path(checkpoint).exists(): checkpoint = str(Path(checkpoint).resolve())
-    more = dict(scale=scale, out=str(out)) | (dict(data=str(Path(data).resolve())) if data else {}) | (dict(checkpoint=checkpoint) if checkpoint else {})
-    r = dict(done={}, kept={}, failed={})
-    todo = {n if scale == 'paper' else f'{n}-{scale}':t for n,t in todo.items()}  # a quick table does not take the place of a better one
+    more = dict(scale=scale, out=str(out)) | {k:str(Path(v).resolve()) for k,v in here.items()} | (dict(checkpoint=str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint) if checkpoint else {}) | (dict(how=how) if how else {})
+    for n,(c,p) in todo.items(): check_parameters(root()/'nbs'/f'{c}.ipynb', p | more)
+    r = dict(done={}, kept={}, skipped={}, failed={})
+    todo = {'-'.join(filter(None, [n, how == 'loso' and how, scale != 'paper' and scale])):t for n,t in todo.items()}  # a quick table does not take the place of a better one
     for d in Parallel(jobs, return_as='generator_unordered')(delayed(_one)(n, c, p | more, str(out)) for n,(c,p) in todo.items()):
-        if 'fault' in d: r['failed'][d['name']] = d['fault']; say(f'{d["name"]:12} failed: {d["fault"]}')
+        if 'skipped' in d: r['skipped'][d['name']] = d['skipped']; say(f'{d["name"]:12} skipped: {d["skipped"]}')
+        elif 'fault' in d: r['failed'][d['name']] = d['fault']; say(f'{d["name"]:12} failed: {d["fault"]}')
         else: r['kept' if 'kept' in d else 'done'][d['name']] = d['seconds']; say(f'{d["name"]:12} {"kept" if "kept" in d else "%6.1f s" % d["seconds"]}')
     return r | dict(index=index(out))
 
