@@ -299,7 +299,7 @@ def standings(o:Outcome,
     most = np.inf if kind == 'regression' else 1.  # a share cannot change by more
     rows, draws, wide = [], {n:_draws(o, o.runs[n], main, boots) for n in per}, np.sqrt(1 + n_test/n_train)
     for n,t in per.items():
-        d = draws[n]; low, high = (min(float(d[0] + wide*(q-d[0])), 1.) for q in np.nanpercentile(d[1:], [2.5, 97.5]))
+        d = draws[n]; low, high = (float(np.clip(d[0] + wide*(q-d[0]), 1-most, 1)) for q in np.nanpercentile(d[1:], [2.5, 97.5]))  # R2 has no floor, a share has 0
         c = difference(t[main]-per[versus][main], wide*np.nanstd((d-draws[versus])[1:])) if versus in per and n != versus else {}
         r = o.runs[n].values()
         rows.append(dict(system=n) | t.mean().to_dict() | dict(sd=float(t[main].std(ddof=1)) if len(t) > 1 else np.nan, low=low, high=high, gain=c.get('mean', np.nan), gain_low=max(c.get('low', np.nan), -most), gain_high=min(c.get('high', np.nan), most),
