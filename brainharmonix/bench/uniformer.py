@@ -142,5 +142,5 @@ def foundation_systems(kind:str,           # of the task; the readout is logisti
         row = m.about.get('row') or f'{m.style}, SSL on {m.about.get("cohort") or name}'
         if row in rows: refuse('foundation_systems', f'has two models for the row {row!r}', 'give their cohorts other names')
         rows[row] = frozen(row, embed(m), m.hashes, m.note)
-        if random and (r := f'{m.architecture} architecture, random frozen') not in rows: t = untrained(m, seed); rows[r] = frozen(r, embed(t), t.hashes, m.note)
+        if random and (r := f'{m.architecture} architecture, random frozen') not in rows: t = untrained(m, seed); rows[r] = frozen(r, embed(t), t.hashes, f'{t.note}; random weights, seed {seed}')
     return rows
