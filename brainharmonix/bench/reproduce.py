@@ -91,7 +91,7 @@ def overrides(path)->dict:  # chapter -> name -> value
 # %% ../../nbs/79a_bench.reproduce.ipynb #79a-017
 TARGETS = dict(abide1=('80_neurodevelopment', dict(cohort='abide1')), abide2=('80_neurodevelopment', dict(cohort='abide2')), adhd200=('80_neurodevelopment', dict(cohort='adhd200')),
                ppmi=('81_neurodegeneration', dict(cohort='ppmi')), adni=('81_neurodegeneration', dict(cohort='adni')), hcpa=('81_neurodegeneration', dict(cohort='hcpa')), macc=('82_amyloid', {}),
-               ablations=('83_ablation', {}), hubs=('84_hub_tokens', {}), probe=('85_readouts', {}), fewshot=('86_few_shot', {}), attention=('87_attention', {}), samples=('88_samples', {}), audit=('89_audit', {}))
+               ablations=('83_ablation', {}), hubs=('84_hub_tokens', {}), probe=('85_readouts', dict(tuned=['harmonizer','lora','full'])), fewshot=('86_few_shot', {}), attention=('87_attention', {}), samples=('88_samples', {}), audit=('89_audit', {}))
 
 def targets(names=(),         # all where none is given
             cohort:str=None,  # another cohort for targets that take one
