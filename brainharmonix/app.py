@@ -232,7 +232,7 @@ def reproduce(args)->dict:
     "`brainharmonix reproduce`"
     from brainharmonix.bench.reproduce import TARGETS, reproduce
     if args.list:
-        for k,(chapter,p) in TARGETS.items(): print(f'{k:12} {chapter}' + (f' ({p["cohort"]})' if p else ''))
+        for k,(chapter,p) in TARGETS.items(): print(f'{k:12} {chapter}' + (f' ({p["cohort"]})' if 'cohort' in p else ''))
         return {}
     r = reproduce(() if args.names == ['all'] else args.names, args.scale, args.cohort, args.data, args.checkpoint, args.pretrain, args.how, args.images, args.out, args.jobs, lambda s: print(s, file=sys.stderr, flush=True))
     return dict(index=r['index']) | (dict(exit=3) if r['failed'] else {})
