@@ -11,6 +11,7 @@ from brainharmonix.bench.reproduce import TARGETS, index, published, reproduce, 
 from brainharmonix.bench.tables import Scale, header, named, rank, read_table, scale_of, write
 from brainharmonix.bench.probe import Linear
 from brainharmonix.cohorts import cohort
+from brainharmonix.core import refuse
 from brainharmonix.simulate import SimConfig
 
 def test_every_target_is_a_chapter_with_its_parameters():
@@ -44,6 +45,15 @@ def test_a_table_says_what_made_it_and_of_whom(tmp_path, monkeypatch):
     p = toy_people(60); p.data, p.bayes = 'real', None
     *_, paths = rank('toy', p, {'FC + logistic regression':lambda: Linear('edges')}, Scale.smoke(), [], out=tmp_path)
     assert all('simulated' not in f.name for f in paths.values()) and '(real data)' in paths['md'].read_text()
+
+def test_a_table_of_real_people_names_nobody(tmp_path, monkeypatch):
+    from brainharmonix.bench.arena import System
+    monkeypatch.setenv('BRAINHARMONIX_RUNS', str(tmp_path/'runs')); p = toy_people(60); p.data, p.bayes, p.note = 'real', None, '1 session was left out: /data/study/sub-toy-009_bold.nii.gz: is empty.'
+    class Told(System):
+        def fit(self, *a): refuse('/data/study/toy-007_bold.nii.gz', 'of toy-007 is empty', 'copy it again')
+    *_, paths = rank('toy', p, {'FC + logistic regression':lambda: Linear('edges'), 'told':Told}, Scale.smoke(), ['told'], out=tmp_path)
+    text = paths['md'].read_text() + paths['csv'].read_text()
+    assert 'is empty; copy it again' in text and not re.search(r'toy-\d', text) and '/data' not in text
 
 def test_kept_tables_say_simulated_and_have_their_header():
     "What git holds of tables: a header line, and the word in name and title where it belongs"

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['QUIET', 'Scale', 'scale_of', 'runs', 'turn', 'stored', 'pretraining', 'weights', 'ours', 'people_for', 'learned_from',
            'hashes_of', 'sessions_of', 'given', 'skip', 'dirty', 'header', 'line', 'named', 'marked', 'write',
-           'read_table', 'excerpt', 'ladder', 'optimum', 'rank']
+           'read_table', 'excerpt', 'discreet', 'ladder', 'optimum', 'rank']
 
 # %% ../../nbs/79_bench.tables.ipynb #79-003
-import os, shutil, subprocess
+import os, re, shutil, subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -196,6 +196,12 @@ def excerpt(path, rows=('majority class','confounds only','FC + logistic regress
     return f'**{title}**, {head["subjects"]} people, seeds {head["seeds"]}, scale {head["scale"]}; `gain` is the difference to FC, with its 95 % interval:\n\n{marked(t.loc[pick, list(columns)].rename(columns=lambda c: c.replace("_", " ")), 2)}\n\n{said}'
 
 # %% ../../nbs/79_bench.tables.ipynb #79-019
+def discreet(text:str, people:People)->str:
+    "A sentence about real people without their ids and without paths: tables are kept in git"
+    if people.data != 'real': return text
+    text = re.sub(r'(?<!\w)/[^\s:;,]+', 'a file', text)
+    return re.sub('|'.join(map(re.escape, sorted(set(people.table.subject), key=len, reverse=True))), 'a subject', text)
+
 def ladder(t:pd.DataFrame)->Figure: # from `standings`
     "Main metric of every row with its interval; the row to beat and the optimum as lines"
     a = t.attrs; main = a['main']; d = t[t[main].notna()].iloc[::-1].reset_index(drop=True)
@@ -235,6 +241,7 @@ def rank(name:str,               # of the table
     if people.bayes: notes += ['Best possible: what a rule reaches that knows the latents themselves (the rows with one latent do not bound systems that also read age or motion); no finite scan gives them away, and luck moves every row of one sample.']
     if scale.thin > 1 and len(systems) > 20: notes += [f'At this scale networks have small sizes and read {-(-400//scale.thin)} of 400 regions, tangent space too.']
     notes += [f'{protocol.splits} random splits {":".join(f"{10*q:g}" for q in protocol.fractions)} by site and label' if protocol.how == 'random' else 'one site left out, each in turn; scores are of all sites\' predictions together', 'Differences are paired by split, with the corrected resampled variance; p after Holm over all rows.', 'Linear rows fit on training and validation people together, with inner folds for the penalty; what is trained by steps fits on the training people and chooses its epoch on the validation people.']
+    said, notes = ([discreet(x, people) for x in v if x] for v in (said, notes))
     shown = ['system', *SHOWN[people.kind], 'sd', 'low', 'high', 'gain', 'gain_low', 'gain_high', 'p_holm', 'parameters']
     head = header(people, scale, protocol)
-    return t, o, write(name, t, head, title or f'All systems, {people.title}', said, [n for n in notes if n], shown, fig, out)
+    return t, o, write(name, t, head, title or f'All systems, {people.title}', list(said), list(notes), shown, fig, out)
