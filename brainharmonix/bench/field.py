@@ -81,7 +81,7 @@ def field(people:People,
           scale:Scale,
           model,             # ours
           images=None,       # safetensors file of a ViT trained on photographs, supplied by you
-          tuned:bool=False,  # also the readouts that train: attentive probe, head, fine-tuning, LoRA
+          tuned:bool=None,   # also the readouts that train: attentive probe, head, fine-tuning, LoRA; at paper scale where not given, as the paper tunes the Harmonizer
           loso:bool=False,
           pretrain=None,     # manifest or records that the baselines are pretrained on
          )->dict:            # row name -> function that makes a System
@@ -94,5 +94,5 @@ def field(people:People,
     if fair(people, scale, model, pretrain): rows |= foundation_systems(people.kind, {k:told(baseline(k, scale, pretrain)) for k in wanted})
     else: rows |= {f'{c.style}, SSL':lambda c=c: Absent(f'{c.style} was not pretrained for these people; give --pretrain with the records that yours learned from.') for c in wanted.values()}
     if images: rows |= image_systems(images)
-    readouts = ('linear','attentive','head','harmonizer','lora','full') if tuned else ('linear',)
+    readouts = ('linear','attentive','head','harmonizer','lora','full') if (scale.name == 'paper' if tuned is None else tuned) else ('linear',)
     return rows | our_systems(people.kind, model, readouts, classes=len(people.classes) or None)
